@@ -1,0 +1,121 @@
+# Everything a person or CI runs. `make demo` and `make test` need only Python and make; the rest installs itself.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Without cached bytecode every process compiles TensorFlow and TFX again, which triples start-up.
+unexport PYTHONDONTWRITEBYTECODE
+unexport PYTHONPATH
+unexport PYTHONHOME
+unexport VIRTUAL_ENV
+
+# A lane is a TFX version with the Python it is tested on: `make test LANE=1.21`.
+LANE ?= 1.16
+PYTHON_1.16 := 3.10
+PYTHON_1.21 := 3.11
+GLIBC_1.16 := 2.28
+GLIBC_1.21 := 2.39
+PYTHON_VERSION := $(PYTHON_$(LANE))
+GLIBC := $(GLIBC_$(LANE))
+ifeq ($(PYTHON_VERSION),)
+$(error LANE=$(LANE) is unknown; choose 1.16 or 1.21)
+endif
+
+LOCK := requirements/tfx-$(LANE).txt
+VENV := .venv$(if $(filter-out 1.16,$(LANE)),-$(LANE))
+PY := $(VENV)/bin/python
+UV := .tools/uv/bin/uv
+RUN := TF_CPP_MIN_LOG_LEVEL=3 $(PY) -W ignore::FutureWarning:google
+
+# The first interpreter of the wanted version among PATH, pyenv and uv. pyenv's shims exist for versions that are
+# not selected, so each candidate is run, not only looked up.
+define FIND_PYTHON
+find_python() { \
+  local want=$$1 c; \
+  for c in "python$$want" python3 python "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$want*/bin/python; do \
+    if "$$c" -c "import sys, venv; sys.exit('%d.%d' % sys.version_info[:2] != '$$want')" 2>/dev/null; then \
+      "$$c" -c 'import sys; print(sys.executable)'; return 0; fi; \
+  done; \
+  echo "make: no Python $$want found (looked at python$$want, python3, python and pyenv). Install it, for example with 'pyenv install $$want', and run make again." >&2; \
+  return 1; \
+}
+endef
+
+.PHONY: help setup demo test test-fast test-wheel check format lock bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.complete ## create the environment from the hash-pinned lock
+
+# uv lives in an environment of its own, so that the project's environment is exactly its lock.
+$(UV): requirements/uv.txt
+	@$(FIND_PYTHON); python=$$(find_python $(PYTHON_VERSION)); \
+	echo "Getting uv ..."; rm -rf .tools/uv; "$$python" -m venv .tools/uv; \
+	.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt; \
+	touch $@
+
+# TFDV depends on pyfarmhash, which has no wheel: where there is no C++ compiler, zig's arrives as a wheel.
+$(VENV)/.complete: $(LOCK) pyproject.toml requirements/build.txt requirements/compiler.txt | $(UV)
+	@$(FIND_PYTHON); python=$$(find_python $(PYTHON_VERSION)); \
+	glibc=$$("$$python" -c 'import platform; print(platform.libc_ver()[1] or "0")'); \
+	if [ "$$(printf '%s\n' $(GLIBC) "$$glibc" | sort -V | head -1)" != "$(GLIBC)" ]; then \
+	  echo "make: TFX $(LANE) needs glibc $(GLIBC) or newer, this system has $$glibc. Use LANE=1.16." >&2; exit 1; fi; \
+	if ! { command -v c++ && command -v cc; } >/dev/null; then \
+	  echo "No C++ compiler found, getting one ..."; \
+	  rm -rf .tools/compiler; $(UV) venv --quiet --python "$$python" .tools/compiler; \
+	  $(UV) pip install --quiet --python .tools/compiler --require-hashes -r requirements/compiler.txt; \
+	  export CC="$$PWD/.tools/compiler/bin/python -m ziglang cc" CXX="$$PWD/.tools/compiler/bin/python -m ziglang c++"; \
+	  export LDSHARED="$$CC -shared" LDCXXSHARED="$$CXX -shared"; fi; \
+	echo "Installing TFX $(LANE) and its companions for Python $(PYTHON_VERSION) (about 1 GB, once) ..."; \
+	rm -rf $(VENV); $(UV) venv --quiet --python "$$python" $(VENV); \
+	$(UV) pip install --quiet --python $(PY) --require-hashes --no-deps --compile-bytecode \
+	  --build-constraints requirements/build.txt -r $(LOCK); \
+	$(UV) pip install --quiet --python $(PY) --no-deps --build-constraints requirements/build.txt --editable .; \
+	touch $@
+
+COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links
+lock: $(UV) ## compile the hash-pinned locks of both lanes from pyproject.toml
+	$(COMPILE) --python-version 3.10 -o requirements/uv.txt requirements/uv.in
+	$(COMPILE) --python-version 3.10 -o requirements/build.txt requirements/build.in
+	$(COMPILE) --python-version 3.10 -o requirements/compiler.txt requirements/compiler.in
+	$(COMPILE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 --group dev -c requirements/lane-1.16.in -o requirements/tfx-1.16.txt pyproject.toml
+	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_39 --group dev -c requirements/lane-1.21.in -o requirements/tfx-1.21.txt pyproject.toml
+
+demo: setup ## digits in, a verified on-device release out; a second run is served from the cache
+	@$(RUN) -m pipelines.demo $(ARGS)
+
+test: setup ## the whole default suite
+	@$(RUN) -m pytest -q $(ARGS)
+
+test-fast: setup ## the suite without the tests that take minutes
+	@$(RUN) -m pytest -q -m "not slow" $(ARGS)
+
+# The wheel is what users get: its contract tests run against it, in an environment that cannot see this checkout.
+test-wheel: setup ## build the wheel, install it elsewhere and run the contract tests there
+	@rm -rf dist .tools/wheel; \
+	$(UV) build --quiet --python $(PY) --build-constraints requirements/build.txt --wheel --out-dir dist .; \
+	$(UV) venv --quiet --python $(PY) .tools/wheel; \
+	$(UV) pip install --quiet --python .tools/wheel --require-hashes --no-deps --compile-bytecode --link-mode hardlink \
+	  --build-constraints requirements/build.txt -r $(LOCK); \
+	$(UV) pip install --quiet --python .tools/wheel --no-deps dist/*.whl; \
+	elsewhere=$$(mktemp -d); trap 'rm -rf "$$elsewhere"' EXIT; cp -r tests/contract "$$elsewhere/"; \
+	wheel="$$PWD/.tools/wheel/bin/python"; cd "$$elsewhere"; \
+	TF_CPP_MIN_LOG_LEVEL=3 "$$wheel" -m pytest -q -p no:cacheprovider --rootdir "$$elsewhere" -W ignore::FutureWarning contract
+
+check: setup ## lint, types, import rules
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: setup ## format and fix what can be fixed
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: setup ## the comparisons the README reports; results go to benchmarks/results
+	@for script in benchmarks/*.py; do $(RUN) "$$script" || exit 1; done
+
+clean: ## remove environments and everything generated
+	rm -rf .venv* .tools dist build demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

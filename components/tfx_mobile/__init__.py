@@ -1,0 +1,65 @@
+"""From a TFX pipeline to the phone: convert, judge and publish on-device models.
+
+Everything a pipeline author writes comes from here. Names are loaded when they are first used, so that importing a
+recipe does not import TFX, and defining a pipeline does not import TFMA.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "TFLiteConverter": "tfx_mobile.tflite_converter.component",
+    "QuantizationEvaluator": "tfx_mobile.quantization_evaluator.component",
+    "MobilePusher": "tfx_mobile.mobile_pusher.component",
+    "ConversionRecipe": "tfx_mobile.recipes",
+    "CalibrationSpec": "tfx_mobile.recipes",
+    "Budget": "tfx_mobile.records",
+    "FilesystemDestination": "tfx_mobile.mobile_pusher.destinations",
+    "TFLiteVariants": "tfx_mobile.artifacts",
+    "TFLiteModel": "tfx_mobile.artifacts",
+    "TFLiteBlessing": "tfx_mobile.artifacts",
+    "TFXMobileError": "tfx_mobile.errors",
+}
+
+__all__ = [
+    "Budget",
+    "CalibrationSpec",
+    "ConversionRecipe",
+    "FilesystemDestination",
+    "MobilePusher",
+    "QuantizationEvaluator",
+    "TFLiteBlessing",
+    "TFLiteConverter",
+    "TFLiteModel",
+    "TFLiteVariants",
+    "TFXMobileError",
+    "__version__",
+]
+
+if TYPE_CHECKING:
+    from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
+    from tfx_mobile.errors import TFXMobileError
+    from tfx_mobile.mobile_pusher.component import MobilePusher
+    from tfx_mobile.mobile_pusher.destinations import FilesystemDestination
+    from tfx_mobile.quantization_evaluator.component import QuantizationEvaluator
+    from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe
+    from tfx_mobile.records import Budget
+    from tfx_mobile.tflite_converter.component import TFLiteConverter
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOME[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

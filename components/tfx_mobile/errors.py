@@ -1,0 +1,78 @@
+"""Every error this package raises on purpose.
+
+    TFXMobileError
+    ├── RecipeError                   a recipe or calibration that makes no sense (also a ValueError)
+    ├── ConversionError               no usable variant came out
+    │   ├── SignatureError            the model's signature cannot become a .tflite's inputs and outputs
+    │   ├── UnsupportedOpsError       ops that TensorFlow Lite has no builtin kernel for
+    │   ├── CalibrationError          calibration data is missing, too small or damaged
+    │   └── ConverterCrashedError     the converter process died or ran out of time
+    ├── EvaluationError               the evaluation cannot be carried out as configured
+    ├── ModelFileError                a .tflite that is corrupt, altered or cannot be loaded
+    └── PushError                     publishing failed
+        ├── NotBlessedError           the blessing does not name the bytes at hand
+        ├── ModelTooLargeError        the file exceeds what the destination takes
+        ├── ConflictError             the destination holds something else under an immutable name
+        └── DestinationUnavailableError   the destination cannot be reached or written
+
+A failed quality gate is not in this tree: it is a recorded verdict. Messages say what failed, the value, the valid
+choices, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class TFXMobileError(Exception):
+    """Root of all errors raised by tfx-mobile."""
+
+
+class RecipeError(TFXMobileError, ValueError):
+    """A recipe or calibration specification is invalid; raised while the pipeline is being defined."""
+
+
+class ConversionError(TFXMobileError):
+    """The model could not be converted."""
+
+
+class SignatureError(ConversionError):
+    """The chosen signature does not exist or cannot be turned into tensor inputs and outputs."""
+
+
+class UnsupportedOpsError(ConversionError):
+    """The graph holds ops without a builtin TensorFlow Lite kernel."""
+
+
+class CalibrationError(ConversionError):
+    """The representative dataset is missing, empty, misshapen or not finite."""
+
+
+class ConverterCrashedError(ConversionError):
+    """The converter process was killed by a signal or exceeded its deadline."""
+
+
+class EvaluationError(TFXMobileError):
+    """The evaluation cannot be carried out as configured."""
+
+
+class ModelFileError(TFXMobileError):
+    """A `.tflite` file is corrupt, was altered, or cannot be loaded by the interpreter."""
+
+
+class PushError(TFXMobileError):
+    """Publishing failed."""
+
+
+class NotBlessedError(PushError):
+    """The blessing is missing or names other bytes than the ones to be pushed."""
+
+
+class ModelTooLargeError(PushError):
+    """The model file exceeds the destination's size limit."""
+
+
+class ConflictError(PushError):
+    """An immutable object exists with other content, or a compare-and-swap was lost too often."""
+
+
+class DestinationUnavailableError(PushError):
+    """The destination cannot be reached or written."""

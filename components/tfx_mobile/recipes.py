@@ -1,0 +1,141 @@
+"""Conversion recipes and calibration: what to make of a model, as plain data.
+
+Names are TensorFlow's own terms (https://ai.google.dev/edge/litert/models/post_training_quantization). A recipe is
+frozen, validated and saved as `recipe.json` beside the file it made. This module imports neither TensorFlow nor TFX.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tfx_mobile.errors import RecipeError
+
+Quantization = Literal["none", "float16", "dynamic_range", "full_integer", "integer_only", "int16x8"]
+IODType = Literal["float32", "int8", "uint8"]
+BatchSize = Annotated[int, Field(ge=1)] | Literal["dynamic"]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise RecipeError(_explain(type(self), error)) from None
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    problems = "; ".join(
+        f"{'.'.join(map(str, p['loc'])) or 'value'}={p['input']!r}: {p['msg'].removeprefix('Value error, ')}"
+        for p in error.errors()
+    )
+    return f"Invalid {model.__name__}: {problems}. Its fields are {', '.join(model.model_fields)}."
+
+
+class ConversionRecipe(_Frozen):
+    """How to convert a SavedModel into one `.tflite` variant.
+
+    Attributes:
+        name: The variant's name, and the name of its folder: lower-case letters, digits, underscores.
+        quantization: What is quantized. `none` keeps float32; `float16` stores weights as float16; `dynamic_range`
+            stores weights as int8 and computes activations in float; `full_integer` computes in int8 where kernels
+            exist and in float elsewhere; `integer_only` refuses any op without an int8 kernel; `int16x8` uses int16
+            activations with int8 weights.
+        io_dtype: dtype of the file's inputs and outputs. Only `integer_only` can have `int8` or `uint8`.
+        batch_size: 1 (or another fixed number) for delegates and the web runtime, `dynamic` to leave it open. None
+            takes the component's setting.
+        schema_version: Version of this schema.
+    """
+
+    name: str
+    quantization: Quantization
+    io_dtype: IODType = "float32"
+    batch_size: BatchSize | None = None
+    schema_version: Literal[1] = 1
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError("use up to 63 lower-case letters, digits and underscores, starting with a letter")
+        return name
+
+    @model_validator(mode="after")
+    def _check_io(self) -> ConversionRecipe:
+        if self.io_dtype != "float32" and self.quantization != "integer_only":
+            raise ValueError(
+                f"io_dtype={self.io_dtype!r} needs quantization='integer_only', not {self.quantization!r}; "
+                "other quantizations keep float32 inputs and outputs"
+            )
+        return self
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether this recipe needs a representative dataset."""
+        return self.quantization in ("full_integer", "integer_only", "int16x8")
+
+
+class CalibrationSpec(_Frozen):
+    """Which examples form the representative dataset.
+
+    Attributes:
+        split: Split of the Examples artifact to draw from.
+        num_samples: How many examples; fewer in the split is an error only when there are none. TensorFlow's
+            documentation advises 100 to 500.
+        seed: Seed of the draw. The same examples and seed give the same sample, in the same order.
+    """
+
+    split: str = Field(default="train", min_length=1)
+    num_samples: int = Field(default=200, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+BUILTIN_RECIPES: Mapping[str, ConversionRecipe] = {
+    recipe.name: recipe
+    for recipe in (
+        ConversionRecipe(name="float32", quantization="none"),
+        ConversionRecipe(name="float16", quantization="float16"),
+        ConversionRecipe(name="dynamic_range", quantization="dynamic_range"),
+        ConversionRecipe(name="full_integer", quantization="full_integer"),
+        ConversionRecipe(name="integer_only_int8", quantization="integer_only", io_dtype="int8"),
+        ConversionRecipe(name="integer_only_uint8", quantization="integer_only", io_dtype="uint8"),
+        ConversionRecipe(name="int16x8", quantization="int16x8"),
+    )
+}
+
+
+def resolve_recipes(recipes: Iterable[str | ConversionRecipe | Mapping[str, Any]]) -> tuple[ConversionRecipe, ...]:
+    """Turns names, recipes and their JSON form into recipes, in the given order.
+
+    Raises:
+        RecipeError: A name is unknown, two recipes share a name, or there is none.
+    """
+    if isinstance(recipes, (str, ConversionRecipe, Mapping)):
+        raise RecipeError(f"recipes={recipes!r} is one recipe; give a list, for example recipes=['float32', 'full_integer'].")
+    resolved: list[ConversionRecipe] = []
+    for recipe in recipes:
+        if isinstance(recipe, ConversionRecipe):
+            resolved.append(recipe)
+        elif isinstance(recipe, Mapping):
+            resolved.append(ConversionRecipe(**recipe))
+        elif isinstance(recipe, str) and recipe in BUILTIN_RECIPES:
+            resolved.append(BUILTIN_RECIPES[recipe])
+        else:
+            raise RecipeError(
+                f"Unknown recipe {recipe!r}. Valid names: {', '.join(BUILTIN_RECIPES)}. "
+                "For anything else pass a ConversionRecipe(name=..., quantization=...)."
+            )
+    if not resolved:
+        raise RecipeError(f"recipes is empty; name at least one of {', '.join(BUILTIN_RECIPES)}.")
+    names = [recipe.name for recipe in resolved]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RecipeError(f"Recipe names must be unique; given more than once: {', '.join(twice)}. Give each its own name=.")
+    return tuple(resolved)

@@ -1,0 +1,494 @@
+"""What the components write down: manifests, verdicts and receipts, as JSON in and JSON out.
+
+Every record is frozen and strict: an unknown field is an error, because it means that another version of the package
+wrote it. `to_json` is canonical (sorted keys, no spaces, UTF-8), so equal records are equal bytes. This module imports
+neither TensorFlow nor TFX.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tfx_mobile.errors import TFXMobileError
+from tfx_mobile.recipes import BatchSize, CalibrationSpec, ConversionRecipe
+
+_RecordT = TypeVar("_RecordT", bound="Record")
+
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one byte form of a JSON value: sorted keys, no spaces, UTF-8, finite numbers only."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sha256_of(data: bytes) -> str:
+    """Lower-case hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Record(BaseModel):
+    """Base of all records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> bytes:
+        """Canonical JSON of this record."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_json(cls: type[_RecordT], data: bytes | str) -> _RecordT:
+        """Reads a record.
+
+        Raises:
+            TFXMobileError: `data` is not this record; the message names the fields.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            fields = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in error.errors()[:5])
+            raise TFXMobileError(
+                f"Not a valid {cls.__name__}: {fields}. It was written by another version of tfx-mobile or altered; "
+                "run the step that wrote it again."
+            ) from None
+
+    @classmethod
+    def read(cls: type[_RecordT], path: str | Path) -> _RecordT:
+        """Reads a record from a local file."""
+        return cls.from_json(Path(path).read_bytes())
+
+
+# --- the .tflite file ------------------------------------------------------------------------------------------------
+
+
+class TensorRecord(Record):
+    """One input or output of a signature.
+
+    Attributes:
+        name: Name in the signature, which is what an app uses.
+        dtype: numpy name of the element type, or `string`.
+        shape: Shape with -1 where the size is open.
+        scale: Quantization scale; None for a tensor that is not quantized.
+        zero_point: Quantization zero point; None for a tensor that is not quantized. real = (q - zero_point) * scale.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+class OpRecord(Record):
+    """One kind of operator in a file.
+
+    Attributes:
+        name: Builtin operator name, or the custom code.
+        version: Operator version; decides the oldest runtime that can run it.
+        count: How often it occurs.
+        float_count: How many of them compute on float32 or float16 tensors; conversions between float and integer
+            (QUANTIZE, DEQUANTIZE) do not count.
+    """
+
+    name: str
+    version: int
+    count: int
+    float_count: int = 0
+
+
+class SignatureRecord(Record):
+    """A signature of a `.tflite` file; inputs and outputs sorted by name."""
+
+    key: str
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+
+
+class ModelFileRecord(Record):
+    """What is known of one `.tflite` file without running it.
+
+    Attributes:
+        sha256: Of the exact bytes.
+        size_bytes: Length of the file.
+        gzip_bytes: Length after gzip at level 9 with no time stamp; what a compressed download costs.
+        signatures: All signatures of the file.
+        ops: Operators, sorted by name and version.
+        select_tf_ops: Names of the TensorFlow (Flex) ops; these need a delegate most apps do not ship.
+        custom_ops: Names of other custom ops.
+        min_runtime_version: Oldest TensorFlow Lite that the converter says can run the file; None if unknown.
+    """
+
+    sha256: str = Field(pattern=SHA256_PATTERN)
+    size_bytes: int
+    gzip_bytes: int
+    signatures: tuple[SignatureRecord, ...]
+    ops: tuple[OpRecord, ...]
+    select_tf_ops: tuple[str, ...] = ()
+    custom_ops: tuple[str, ...] = ()
+    min_runtime_version: str | None = None
+
+    def signature(self, key: str | None = None) -> SignatureRecord:
+        """The signature `key`, or the only one if `key` is None."""
+        for signature in self.signatures:
+            if key == signature.key or (key is None and len(self.signatures) == 1):
+                return signature
+        keys = ", ".join(s.key for s in self.signatures) or "none"
+        raise TFXMobileError(f"The .tflite file has no signature {key!r}; it has: {keys}.")
+
+
+# --- what TFLiteConverter writes -------------------------------------------------------------------------------------
+
+
+class Failure(Record):
+    """Why something did not work, for people.
+
+    Attributes:
+        code: Stable word for programs, such as `converter_crashed`, `converter_timeout`, `unsupported_ops`,
+            `conversion_failed`, `inspection_failed`, `not_loadable`.
+        message: What happened.
+        advice: What to do next.
+    """
+
+    code: str
+    message: str
+    advice: str
+
+
+class Variant(Record):
+    """One recipe's result: either `path` and `file`, or `failure`.
+
+    Attributes:
+        recipe: The recipe, with its batch size resolved.
+        path: Path of the file below the artifact's uri, `<recipe name>/model.tflite`.
+        file: Facts of the file.
+        failure: Why there is no file.
+    """
+
+    recipe: ConversionRecipe
+    path: str | None = None
+    file: ModelFileRecord | None = None
+    failure: Failure | None = None
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.recipe.name
+
+
+class InputRange(Record):
+    """Smallest and largest value of one input over the calibration samples."""
+
+    name: str
+    minimum: float
+    maximum: float
+
+
+class CalibrationRecord(Record):
+    """The representative dataset that was used.
+
+    Attributes:
+        spec: What was asked for.
+        num_samples: How many samples were used.
+        num_examples: How many examples the split holds.
+        sha256: Of the drawn serialized examples in order; equal draws have equal hashes.
+        ranges: Per input, sorted by name; numeric inputs only.
+    """
+
+    spec: CalibrationSpec
+    num_samples: int
+    num_examples: int
+    sha256: str = Field(pattern=SHA256_PATTERN)
+    ranges: tuple[InputRange, ...]
+
+
+class SourceModelRecord(Record):
+    """The SavedModel that was converted.
+
+    Attributes:
+        sha256: Over the sorted relative paths and contents of the SavedModel's files.
+        uri: Where it was read.
+        signature: The signature key that was converted.
+        parses_examples: Whether that signature takes serialized tf.Examples.
+        route: `resigned`: frozen, cut behind the parsing op and signed anew. `direct`: converted as it was saved.
+        inputs: The inputs a variant has, before quantization.
+        outputs: The outputs a variant has, before quantization.
+    """
+
+    sha256: str = Field(pattern=SHA256_PATTERN)
+    uri: str
+    signature: str
+    parses_examples: bool
+    route: Literal["resigned", "direct"]
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+
+
+class VariantManifest(Record):
+    """`manifest.json` of a `TFLiteVariants` artifact."""
+
+    schema_version: Literal[1] = 1
+    source: SourceModelRecord
+    batch_size: BatchSize
+    calibration: CalibrationRecord | None
+    versions: dict[str, str]
+    variants: tuple[Variant, ...]
+
+    def converted(self) -> tuple[Variant, ...]:
+        """The variants that have a file."""
+        return tuple(v for v in self.variants if v.file is not None)
+
+
+# --- what QuantizationEvaluator writes -------------------------------------------------------------------------------
+
+Objective = Literal["size"]
+
+
+class Budget(Record):
+    """Hard limits a variant must keep to be blessed.
+
+    Attributes:
+        max_size_bytes: Largest allowed file, in bytes; None for no limit.
+    """
+
+    max_size_bytes: int | None = Field(default=None, ge=1)
+
+
+class Reason(Record):
+    """One reason why a variant was not blessed.
+
+    Attributes:
+        code: `threshold`, `budget`, or the failure code of a variant that could not be converted, loaded or run.
+        message: One sentence with the metric, slice, value and limit in it.
+        metric: Metric name, for `threshold`.
+        slice: Slice in words, such as `label:3`; `overall` for all examples.
+        value: The measured value.
+        limit: The limit it missed, in words, such as `>= 0.9`.
+    """
+
+    code: str
+    message: str
+    metric: str | None = None
+    slice: str | None = None
+    value: float | None = None
+    limit: str | None = None
+
+
+class Verdict(Record):
+    """The judgement of one variant.
+
+    Attributes:
+        variant: Its name.
+        sha256: Of the bytes that were judged; None if there is no file.
+        passed: Whether every gate was passed.
+        reasons: Why not; empty when passed.
+    """
+
+    variant: str
+    sha256: str | None = Field(default=None, pattern=SHA256_PATTERN)
+    passed: bool
+    reasons: tuple[Reason, ...] = ()
+
+
+class SliceMetrics(Record):
+    """All scalar metrics of one model on one slice; a metric that is not finite is None."""
+
+    slice: str
+    metrics: dict[str, float | None]
+
+
+class ModelMetrics(Record):
+    """The metrics of one model.
+
+    Attributes:
+        model: `saved_model` for the float baseline, else the variant's name.
+        slices: One entry per slice, `overall` first.
+    """
+
+    model: str
+    slices: tuple[SliceMetrics, ...]
+
+
+class EvaluationRecord(Record):
+    """`record.json` of an evaluation, and `blessing.json` of a blessing: what was measured and decided.
+
+    Attributes:
+        source_sha256: Digest of the float SavedModel.
+        variants: The variants that were judged, as the converter described them.
+        num_examples: How many examples every model was scored on.
+        splits: The evaluated splits.
+        models: Metrics of the baseline first, then of each variant that ran.
+        verdicts: One per variant, in the manifest's order.
+        objective: How the winner was chosen among those that passed.
+        budget: The limits.
+        winner: Name of the blessed variant; None if none passed.
+        versions: Versions of what computed this.
+    """
+
+    schema_version: Literal[1] = 1
+    source_sha256: str = Field(pattern=SHA256_PATTERN)
+    variants: tuple[Variant, ...]
+    num_examples: int
+    splits: tuple[str, ...]
+    models: tuple[ModelMetrics, ...]
+    verdicts: tuple[Verdict, ...]
+    objective: Objective
+    budget: Budget
+    winner: str | None
+    versions: dict[str, str]
+
+    @property
+    def blessed(self) -> bool:
+        """Whether a variant was blessed."""
+        return self.winner is not None
+
+    def variant(self, name: str) -> Variant:
+        """The variant called `name`."""
+        return next(v for v in self.variants if v.name == name)
+
+    def verdict(self, name: str) -> Verdict:
+        """The verdict of the variant called `name`."""
+        return next(v for v in self.verdicts if v.variant == name)
+
+
+class BlessedModelRecord(Record):
+    """`record.json` of a `TFLiteModel` artifact.
+
+    Attributes:
+        blessed: Whether there is a model beside this record.
+        variant: The winner; None if not blessed.
+        source: The SavedModel it came from.
+    """
+
+    schema_version: Literal[1] = 1
+    blessed: bool
+    variant: Variant | None
+    source: SourceModelRecord
+
+
+# --- what MobilePusher writes ----------------------------------------------------------------------------------------
+
+PushStatus = Literal["pushed", "unchanged", "not_blessed", "dry_run"]
+
+
+class EvaluationSummary(Record):
+    """How the released variant compares with the float model, over all examples.
+
+    Attributes:
+        num_examples: How many examples both were scored on.
+        splits: The evaluated splits.
+        baseline: Metrics of the float SavedModel.
+        variant: Metrics of the released variant.
+    """
+
+    num_examples: int
+    splits: tuple[str, ...]
+    baseline: dict[str, float | None]
+    variant: dict[str, float | None]
+
+
+class ReleaseManifest(Record):
+    """What a release is. Its canonical bytes are what `release_id` hashes and, one day, what is signed.
+
+    Everything in it comes from what the pusher was given, nothing from the clock or from the execution at hand: the
+    same bytes with the same evaluation are the same release.
+
+    Attributes:
+        model: Name the model is published under.
+        variant: The blessed variant's name.
+        recipe: How it was converted.
+        blob: Path of the bytes below the destination's address.
+        file: Hash, size, signatures, ops and oldest runtime of the file.
+        evaluation: What the evaluation measured.
+        source_sha256: Digest of the float SavedModel it was converted from.
+        versions: Versions of what judged it.
+    """
+
+    schema_version: Literal[1] = 1
+    model: str
+    variant: str
+    recipe: ConversionRecipe
+    blob: str
+    file: ModelFileRecord
+    evaluation: EvaluationSummary
+    source_sha256: str = Field(pattern=SHA256_PATTERN)
+    versions: dict[str, str]
+
+
+class ReleaseEnvelope(Record):
+    """`releases/<name>/<release_id>.json`: a manifest's exact bytes in a DSSE envelope, not signed yet.
+
+    Field names are those of https://github.com/secure-systems-lab/dsse/blob/master/envelope.md.
+
+    Attributes:
+        payloadType: What the payload is.
+        payload: The manifest's canonical JSON in base64; hash the decoded bytes, never a re-serialisation.
+        signatures: Empty.
+    """
+
+    payloadType: Literal["application/vnd.mobile-model-manifest+json"] = "application/vnd.mobile-model-manifest+json"
+    payload: str
+    signatures: tuple[()] = ()
+
+
+class ChannelEntry(Record):
+    """What a channel named at one version."""
+
+    version: int = Field(ge=1)
+    release_id: str = Field(pattern=SHA256_PATTERN)
+    nonce: str
+
+
+class ChannelStatement(Record):
+    """`channels/<name>/<channel>.json`: which release devices on this channel are to run.
+
+    Attributes:
+        model: The model's name.
+        channel: The channel's name.
+        version: Grows by one with every change and never shrinks; a device refuses a lower one than it has seen.
+        release_id: The release.
+        sha256: Of the release's bytes, so that a device that has them need not ask further.
+        nonce: Unique to the push that wrote this statement; tells a pusher its own write from a rival's.
+        previous: What the channel named before, newest first.
+    """
+
+    schema_version: Literal[1] = 1
+    model: str
+    channel: str
+    version: int = Field(ge=1)
+    release_id: str = Field(pattern=SHA256_PATTERN)
+    sha256: str = Field(pattern=SHA256_PATTERN)
+    nonce: str
+    previous: tuple[ChannelEntry, ...] = ()
+
+    @property
+    def history(self) -> tuple[ChannelEntry, ...]:
+        """What the channel names and named, newest first."""
+        return (ChannelEntry(version=self.version, release_id=self.release_id, nonce=self.nonce), *self.previous)
+
+
+class PushReceipt(Record):
+    """What one push did at one destination.
+
+    Attributes:
+        status: `pushed`: this push moved the channel to the release. `unchanged`: the channel named it already.
+            `dry_run`: everything was checked, nothing was written.
+        destination: The destination's address.
+        release_id: Content-derived id of the release.
+        previous_release_id: What the channel named before this release; None if it is the first.
+        channel_version: The channel's number after the push; None while nothing was ever pushed to it.
+        manifest_uri: Where the release manifest lies, or for a dry run would lie.
+        model_uri: Where the bytes lie, or for a dry run would lie.
+    """
+
+    status: Literal["pushed", "unchanged", "dry_run"]
+    destination: str
+    release_id: str
+    previous_release_id: str | None = None
+    channel_version: int | None = None
+    manifest_uri: str
+    model_uri: str

@@ -1,0 +1,5 @@
+"""The `.tflite` file itself: reading it without running it, checking it, and running it.
+
+A file passes three doors before anyone trusts it: its hash, a structural check in pure Python (`flatbuffer`), and one
+run in a child process (`preflight`). Only then is it opened in-process (`runtime`).
+"""

@@ -1,0 +1,70 @@
+"""The third door: load a `.tflite` file and run it once, in a process that may die of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfx_mobile import child_process
+from tfx_mobile.errors import ModelFileError
+from tfx_mobile.records import Failure, sha256_of
+from tfx_mobile.tflite.flatbuffer import inspect_model
+
+_ADVICE = "Do not ship this file. Convert the model again, or leave this recipe out."
+
+
+def preflight(path: str | Path, *, sha256: str, deadline_seconds: float = 120.0) -> Failure | None:
+    """Passes a local file through all three doors: hash, structure, one run in a child process.
+
+    Args:
+        path: Local path of the file.
+        sha256: What its bytes must hash to.
+        deadline_seconds: Longest time for loading and one run; wall time.
+
+    Returns:
+        None if the file can be trusted, else what is wrong: code `altered`, `corrupt`, `not_loadable`,
+        `interpreter_crashed` or `interpreter_timeout`.
+    """
+    data = Path(path).read_bytes()
+    if (actual := sha256_of(data)) != sha256:
+        return Failure(
+            code="altered",
+            message=f"The file hashes to {actual}, but {sha256} was recorded: it was changed after it was made.",
+            advice="Run the step that wrote it again.",
+        )
+    try:
+        inspect_model(data)
+    except ModelFileError as error:
+        return Failure(code="corrupt", message=str(error), advice=_ADVICE)
+    request = {"path": str(Path(path).resolve())}
+    try:
+        for event in child_process.run(f"{__name__}:load_and_run", request, deadline_seconds=deadline_seconds):
+            if event["error"]:
+                return Failure(code="not_loadable", message=event["error"], advice=_ADVICE)
+            return None
+        return Failure(code="not_loadable", message="The interpreter process ended without an answer.", advice=_ADVICE)
+    except child_process.ChildDied as died:
+        code = {"crashed": "interpreter_crashed", "timeout": "interpreter_timeout"}.get(died.cause, "not_loadable")
+        return Failure(code=code, message=f"The interpreter process ended: {died}.", advice=_ADVICE)
+
+
+def load_and_run(request: dict[str, Any], emit: child_process.Emit) -> None:
+    """Loads `request["path"]` and runs each signature once on zeros; emits `{"error": text or None}`."""
+    from tfx_mobile.tflite.runtime import SignatureRunner
+
+    data = Path(request["path"]).read_bytes()
+    error: str | None = None
+    try:
+        for signature in inspect_model(data).signatures:
+            runner = SignatureRunner(data, signature.key)
+            runner.run({name: _zeros(record.shape, record.dtype) for name, record in runner.inputs.items()})
+    except (ModelFileError, RuntimeError, ValueError) as problem:
+        error = str(problem)
+    emit({"error": error})
+
+
+def _zeros(shape: tuple[int, ...], dtype: str) -> Any:
+    sizes = [max(size, 1) for size in shape]
+    return np.full(sizes, b"", object) if dtype == "string" else np.zeros(sizes, dtype)

@@ -1,0 +1,70 @@
+"""The user code of the digits pipeline, written as TFX's own templates write it: nothing here knows of TFLite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.digits.data import IMAGE, LABEL, MAX_PIXEL, PIXELS
+
+BATCH_SIZE = 32
+
+
+def preprocessing_fn(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Transform's callback: pixels to 0..1, the label as it is."""
+    return {IMAGE: inputs[IMAGE] / MAX_PIXEL, LABEL: inputs[LABEL]}
+
+
+def run_fn(fn_args: Any) -> None:
+    """Trainer's callback: trains a small CNN and saves it with a signature that parses tf.Examples."""
+    import keras
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    keras.utils.set_random_seed(0)
+    transform_output = tft.TFTransformOutput(fn_args.transform_output)
+    train = _dataset(tf, fn_args.train_files, transform_output).shuffle(2000, seed=0).repeat().batch(BATCH_SIZE)
+    evaluation = _dataset(tf, fn_args.eval_files, transform_output).batch(BATCH_SIZE)
+    model = _network(keras)
+    model.compile(
+        optimizer=keras.optimizers.Adam(2e-3), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    model.fit(train, steps_per_epoch=fn_args.train_steps, validation_data=evaluation, epochs=1, verbose=0)
+    signatures = {"serving_default": _serve_examples(tf, model, transform_output)}
+    tf.saved_model.save(model, fn_args.serving_model_dir, signatures=signatures)
+
+
+def _network(keras: Any) -> Any:
+    layers = keras.layers
+    image = keras.Input((PIXELS,), name=IMAGE)
+    x = layers.Reshape((8, 8, 1))(image)
+    x = layers.Conv2D(32, 3, padding="same", use_bias=False)(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.ReLU()(x)
+    x = layers.MaxPooling2D()(x)
+    x = layers.Conv2D(64, 3, padding="same", activation="relu")(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(64, activation="relu")(x)
+    return keras.Model(image, layers.Dense(10, activation="softmax", name="probabilities")(x))
+
+
+def _dataset(tf: Any, files: list[str], transform_output: Any) -> Any:
+    spec = transform_output.transformed_feature_spec()
+    paths = tf.data.Dataset.list_files(files, shuffle=False)
+    records = tf.data.TFRecordDataset(paths, compression_type="GZIP")
+    return records.map(lambda record: tf.io.parse_single_example(record, spec)).map(
+        lambda features: (features[IMAGE], features[LABEL])
+    )
+
+
+def _serve_examples(tf: Any, model: Any, transform_output: Any) -> Any:
+    model.transform_layer = transform_output.transform_features_layer()
+    feature_spec = transform_output.raw_feature_spec()
+    feature_spec.pop(LABEL)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])  # type: ignore[misc,unused-ignore]
+    def serve_examples(examples: Any) -> dict[str, Any]:
+        raw = tf.io.parse_example(examples, feature_spec)
+        transformed = model.transform_layer(raw)
+        return {"probabilities": model(transformed[IMAGE])}
+
+    return serve_examples

@@ -1,0 +1,56 @@
+"""The digits pipeline: the reference pipeline with this task's data, user code and gates filled in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tfx.orchestration.pipeline import Pipeline
+
+from pipelines import mobile
+from pipelines.digits import data, evaluation
+from tfx_mobile import CalibrationSpec, FilesystemDestination
+
+NAME = "digits"
+CHANNEL = "production"
+RECIPES = (
+    "float32",
+    "float16",
+    "dynamic_range",
+    "full_integer",
+    "integer_only_int8",
+    "integer_only_uint8",
+    "int16x8",
+)
+
+
+def create(workspace: Path, **changes: Any) -> Pipeline:
+    """The digits pipeline with everything it writes below one folder.
+
+    Args:
+        workspace: Local folder for examples, artifacts and the release store.
+        **changes: Arguments of `mobile.create_pipeline` to set otherwise.
+    """
+    examples_dir = workspace / "examples"
+    data.write_examples(examples_dir)
+    settings: dict[str, Any] = {
+        "pipeline_name": NAME,
+        "pipeline_root": str(workspace / "artifacts"),
+        "examples_dir": str(examples_dir),
+        "preprocessing_fn": "pipelines.digits.model.preprocessing_fn",
+        "run_fn": "pipelines.digits.model.run_fn",
+        "train_steps": 600,
+        "float_eval_config": evaluation.float_gate(),
+        "mobile_eval_config": evaluation.mobile_gate(),
+        "recipes": RECIPES,
+        "calibration": CalibrationSpec(split="train", num_samples=200, seed=0),
+        "model_name": NAME,
+        "channel": CHANNEL,
+        "destinations": [FilesystemDestination(base_directory=str(release_store(workspace)))],
+    }
+    return mobile.create_pipeline(**{**settings, **changes})
+
+
+def release_store(workspace: Path) -> Path:
+    """Where the pipeline publishes to."""
+    return workspace / "releases"

@@ -1,0 +1,145 @@
+"""The reference pipeline: from tf.Examples to a released on-device model. Everything is explicit; it knows no runner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tfx.components import (
+    Evaluator,
+    ExampleValidator,
+    ImportExampleGen,
+    SchemaGen,
+    StatisticsGen,
+    Trainer,
+    Transform,
+)
+from tfx.dsl.components.common import resolver
+from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
+from tfx.orchestration.pipeline import Pipeline
+from tfx.proto import example_gen_pb2, trainer_pb2
+from tfx.types import Channel
+from tfx.types.standard_artifacts import Model, ModelBlessing
+
+from tfx_mobile import (
+    Budget,
+    CalibrationSpec,
+    ConversionRecipe,
+    MobilePusher,
+    QuantizationEvaluator,
+    TFLiteConverter,
+)
+
+
+def create_pipeline(
+    *,
+    pipeline_name: str,
+    pipeline_root: str,
+    examples_dir: str,
+    preprocessing_fn: str,
+    run_fn: str,
+    train_steps: int,
+    float_eval_config: Any,
+    mobile_eval_config: Any,
+    recipes: Sequence[str | ConversionRecipe],
+    calibration: CalibrationSpec,
+    model_name: str,
+    channel: str,
+    destinations: Sequence[Any],
+    budget: Budget | None = None,
+    metadata_connection_config: Any = None,
+    beam_pipeline_args: Sequence[str] = ("--direct_running_mode=in_memory", "--direct_num_workers=1"),
+    enable_cache: bool = True,
+) -> Pipeline:
+    """A TFX pipeline that trains a float model, gates it, and takes it to the phone.
+
+    Args:
+        pipeline_name: Name under which runs and lineage are recorded.
+        pipeline_root: Where artifacts go.
+        examples_dir: Folder with TFRecord files of tf.Examples; split 3 to 1 into train and eval.
+        preprocessing_fn: Import path of Transform's callback.
+        run_fn: Import path of Trainer's callback.
+        train_steps: Training steps.
+        float_eval_config: tfma.EvalConfig of the stock Evaluator, which judges the float model.
+        mobile_eval_config: tfma.EvalConfig of QuantizationEvaluator, which judges the variants.
+        recipes: What to convert the model into.
+        calibration: Which examples calibrate the integer recipes.
+        model_name: Name of the released model.
+        channel: Channel that the release moves.
+        destinations: Where to publish.
+        budget: Limits a variant must keep.
+        metadata_connection_config: ML Metadata store; None where the runner brings its own.
+        beam_pipeline_args: How Beam runs.
+        enable_cache: Whether an unchanged step is served from the cache.
+    """
+    splits = [
+        example_gen_pb2.SplitConfig.Split(name="train", hash_buckets=3),
+        example_gen_pb2.SplitConfig.Split(name="eval", hash_buckets=1),
+    ]
+    example_gen = ImportExampleGen(
+        input_base=examples_dir,
+        output_config=example_gen_pb2.Output(split_config=example_gen_pb2.SplitConfig(splits=splits)),
+    )
+    examples = example_gen.outputs["examples"]
+    statistics_gen = StatisticsGen(examples=examples)
+    schema_gen = SchemaGen(statistics=statistics_gen.outputs["statistics"], infer_feature_shape=True)
+    schema = schema_gen.outputs["schema"]
+    example_validator = ExampleValidator(statistics=statistics_gen.outputs["statistics"], schema=schema)
+    transform = Transform(examples=examples, schema=schema, preprocessing_fn=preprocessing_fn)
+    trainer = Trainer(
+        run_fn=run_fn,
+        examples=transform.outputs["transformed_examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        schema=schema,
+        train_args=trainer_pb2.TrainArgs(num_steps=train_steps),
+        eval_args=trainer_pb2.EvalArgs(),
+    )
+    model = trainer.outputs["model"]
+
+    # The float model is gated first, against the float model that was blessed last.
+    model_resolver = resolver.Resolver(
+        strategy_class=LatestBlessedModelStrategy,
+        model=Channel(type=Model),
+        model_blessing=Channel(type=ModelBlessing),
+    ).with_id("latest_blessed_model_resolver")
+    evaluator = Evaluator(
+        examples=examples,
+        model=model,
+        baseline_model=model_resolver.outputs["model"],
+        eval_config=float_eval_config,
+    )
+
+    converter = TFLiteConverter(model=model, examples=examples, recipes=recipes, calibration=calibration)
+    variants = converter.outputs["variants"]
+    quantization_evaluator = QuantizationEvaluator(
+        examples=examples, model=model, variants=variants, eval_config=mobile_eval_config, budget=budget
+    )
+    pusher = MobilePusher(
+        model=quantization_evaluator.outputs["blessed_model"],
+        blessing=quantization_evaluator.outputs["blessing"],
+        model_blessing=evaluator.outputs["blessing"],
+        evaluation=quantization_evaluator.outputs["evaluation"],
+        model_name=model_name,
+        channel=channel,
+        destinations=destinations,
+    )
+    return Pipeline(
+        pipeline_name=pipeline_name,
+        pipeline_root=pipeline_root,
+        components=[
+            example_gen,
+            statistics_gen,
+            schema_gen,
+            example_validator,
+            transform,
+            trainer,
+            model_resolver,
+            evaluator,
+            converter,
+            quantization_evaluator,
+            pusher,
+        ],
+        enable_cache=enable_cache,
+        metadata_connection_config=metadata_connection_config,
+        beam_pipeline_args=list(beam_pipeline_args),
+    )
