@@ -1,4 +1,4 @@
-"""The reference pipeline: from tf.Examples to a released on-device model. Everything is explicit; it knows no runner."""
+"""The reference pipeline, from tf.Examples to a released on-device model: all explicit, and no runner known."""
 
 from __future__ import annotations
 

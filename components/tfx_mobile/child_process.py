@@ -17,12 +17,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any, cast
 
 Emit = Callable[[dict[str, Any]], None]
 
 # The child takes the parent's import path, so it finds the same packages whatever its working directory is.
-_BOOT = "import json, sys; r = json.load(sys.stdin); sys.path[:] = r['sys_path']; import tfx_mobile.child_process as c; c._serve(r)"
+_BOOT = """
+import json, sys
+boot = json.load(sys.stdin)
+sys.path[:] = boot["sys_path"]
+from tfx_mobile import child_process
+child_process._serve(boot)
+"""
 _STDERR_TAIL = 4000
 
 
@@ -68,19 +74,20 @@ def run(function: str, request: dict[str, Any], *, deadline_seconds: float) -> I
             start_new_session=True,
         )
         os.close(write_fd)
-        boot = {"function": function, "request": request, "fd": write_fd, "sys_path": [p or os.getcwd() for p in sys.path]}
+        boot = {
+            "function": function,
+            "request": request,
+            "fd": write_fd,
+            "sys_path": [p or os.getcwd() for p in sys.path],
+        }
         # A child that dies at once closes the pipe; its exit status tells more than the broken pipe would.
-        with contextlib.suppress(BrokenPipeError):
-            assert process.stdin is not None
-            with process.stdin:
-                process.stdin.write(json.dumps(boot).encode())
+        with contextlib.suppress(BrokenPipeError), cast(IO[bytes], process.stdin) as stdin:
+            stdin.write(json.dumps(boot).encode())
         try:
             yield from _read_events(events, deadline_seconds)
             process.wait(timeout=deadline_seconds)
         except (TimeoutError, subprocess.TimeoutExpired):
-            raise ChildDied(
-                "timeout", f"no answer within {deadline_seconds:g} seconds", None, _tail(stderr)
-            ) from None
+            raise ChildDied("timeout", f"no answer within {deadline_seconds:g} seconds", None, _tail(stderr)) from None
         finally:
             # Also reached when the caller stops iterating. The whole session goes, the child's own children too.
             if process.poll() is None:

@@ -118,7 +118,9 @@ def resolve_recipes(recipes: Iterable[str | ConversionRecipe | Mapping[str, Any]
         RecipeError: A name is unknown, two recipes share a name, or there is none.
     """
     if isinstance(recipes, (str, ConversionRecipe, Mapping)):
-        raise RecipeError(f"recipes={recipes!r} is one recipe; give a list, for example recipes=['float32', 'full_integer'].")
+        raise RecipeError(
+            f"recipes={recipes!r} is one recipe; give a list, for example recipes=['float32', 'full_integer']."
+        )
     resolved: list[ConversionRecipe] = []
     for recipe in recipes:
         if isinstance(recipe, ConversionRecipe):
@@ -137,5 +139,7 @@ def resolve_recipes(recipes: Iterable[str | ConversionRecipe | Mapping[str, Any]
     names = [recipe.name for recipe in resolved]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise RecipeError(f"Recipe names must be unique; given more than once: {', '.join(twice)}. Give each its own name=.")
+        raise RecipeError(
+            f"Recipe names must be unique; given more than once: {', '.join(twice)}. Give each its own name=."
+        )
     return tuple(resolved)

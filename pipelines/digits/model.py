@@ -16,20 +16,29 @@ def preprocessing_fn(inputs: dict[str, Any]) -> dict[str, Any]:
 
 def run_fn(fn_args: Any) -> None:
     """Trainer's callback: trains a small CNN and saves it with a signature that parses tf.Examples."""
-    import keras
-    import tensorflow as tf
     import tensorflow_transform as tft
 
-    keras.utils.set_random_seed(0)
     transform_output = tft.TFTransformOutput(fn_args.transform_output)
-    train = _dataset(tf, fn_args.train_files, transform_output).shuffle(2000, seed=0).repeat().batch(BATCH_SIZE)
-    evaluation = _dataset(tf, fn_args.eval_files, transform_output).batch(BATCH_SIZE)
+    save(train(fn_args, transform_output), fn_args, transform_output)
+
+
+def train(fn_args: Any, transform_output: Any) -> Any:
+    """A trained Keras 3 model: `image` [N, 64] float32 in 0..1 to probabilities [N, 10]."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    examples = _dataset(fn_args.train_files, transform_output).shuffle(2000, seed=0).repeat().batch(BATCH_SIZE)
     model = _network(keras)
-    model.compile(
-        optimizer=keras.optimizers.Adam(2e-3), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
-    model.fit(train, steps_per_epoch=fn_args.train_steps, validation_data=evaluation, epochs=1, verbose=0)
-    signatures = {"serving_default": _serve_examples(tf, model, transform_output)}
+    model.compile(optimizer=keras.optimizers.Adam(2e-3), loss="sparse_categorical_crossentropy")
+    model.fit(examples, steps_per_epoch=fn_args.train_steps, epochs=1, verbose=0)
+    return model
+
+
+def save(model: Any, fn_args: Any, transform_output: Any) -> None:
+    """Writes the SavedModel."""
+    import tensorflow as tf
+
+    signatures = {"serving_default": _serve_examples(model, transform_output)}
     tf.saved_model.save(model, fn_args.serving_model_dir, signatures=signatures)
 
 
@@ -47,7 +56,9 @@ def _network(keras: Any) -> Any:
     return keras.Model(image, layers.Dense(10, activation="softmax", name="probabilities")(x))
 
 
-def _dataset(tf: Any, files: list[str], transform_output: Any) -> Any:
+def _dataset(files: list[str], transform_output: Any) -> Any:
+    import tensorflow as tf
+
     spec = transform_output.transformed_feature_spec()
     paths = tf.data.Dataset.list_files(files, shuffle=False)
     records = tf.data.TFRecordDataset(paths, compression_type="GZIP")
@@ -56,12 +67,14 @@ def _dataset(tf: Any, files: list[str], transform_output: Any) -> Any:
     )
 
 
-def _serve_examples(tf: Any, model: Any, transform_output: Any) -> Any:
+def _serve_examples(model: Any, transform_output: Any) -> Any:
+    import tensorflow as tf
+
     model.transform_layer = transform_output.transform_features_layer()
     feature_spec = transform_output.raw_feature_spec()
     feature_spec.pop(LABEL)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])  # type: ignore[misc,unused-ignore]
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def serve_examples(examples: Any) -> dict[str, Any]:
         raw = tf.io.parse_example(examples, feature_spec)
         transformed = model.transform_layer(raw)

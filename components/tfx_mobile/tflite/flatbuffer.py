@@ -24,6 +24,7 @@ _FLOAT_TYPES = {
     schema.TensorType.FLOAT32,
     schema.TensorType.FLOAT64,
 }
+_KNOWN_NAMES = frozenset(_OP_NAMES.values())
 _FORMAT_CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}
 
 
@@ -50,9 +51,6 @@ def inspect_model(data: bytes) -> ModelFileRecord:
     )
 
 
-_KNOWN_NAMES = frozenset(_OP_NAMES.values())
-
-
 def _unpack(data: bytes) -> Any:
     if len(data) < 8 or data[4:8] != _IDENTIFIER:
         raise ModelFileError(
@@ -64,7 +62,7 @@ def _unpack(data: bytes) -> Any:
         _check_indices(model, len(data))
     except ModelFileError:
         raise
-    except Exception as error:  # The generated reader raises whatever the damage leads to.
+    except Exception as error:  # noqa: BLE001 (the generated reader raises whatever the damage leads to)
         raise ModelFileError(
             f"Corrupt .tflite file of {len(data)} bytes: {type(error).__name__}: {error}. Produce or fetch it again."
         ) from None
@@ -122,7 +120,8 @@ def _check_tensor(tensor: Any, data: Any) -> None:
         expected = int(np.prod(shape, dtype=np.float64)) * _ITEM_BITS[type_name] // 8
         if len(data) != expected:
             raise ModelFileError(
-                f"Corrupt .tflite file: a {type_name} tensor of shape {shape} needs {expected} bytes and has {len(data)}."
+                f"Corrupt .tflite file: a {type_name} tensor of shape {shape} "
+                f"needs {expected} bytes and has {len(data)}."
             )
 
 

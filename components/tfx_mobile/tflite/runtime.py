@@ -48,12 +48,14 @@ def quantize(values: Array, scale: float, zero_point: int, dtype: npt.DTypeLike)
     limits = np.iinfo(dtype)
     # Added and clipped in float64: a quantum of int32 size is not exact in float32.
     quanta = np.rint(values / np.float32(scale)).astype(np.float64) + zero_point
-    return np.clip(quanta, limits.min, limits.max).astype(dtype)
+    saturated: Array = np.clip(quanta, limits.min, limits.max).astype(dtype)
+    return saturated
 
 
 def dequantize(quanta: Array, scale: float, zero_point: int) -> Array:
     """Real values, float32, of quanta: (quanta - zero_point) * scale."""
-    return (quanta.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+    values: Array = (quanta.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+    return values
 
 
 class SignatureRunner:

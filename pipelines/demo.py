@@ -1,0 +1,208 @@
+"""Runs the digits pipeline and shows what came out, up to a device that uses the release: `make demo`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+LOG_FILE = "pipeline.log"
+ACCURACY = "sparse_categorical_accuracy"
+
+
+@click.command(help=__doc__)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo-output"),
+    show_default=True,
+    help="Folder for artifacts, lineage and the release store. Run again with the same folder to see the cache.",
+)
+def main(output: Path) -> None:
+    # Before anything imports TensorFlow: its start-up messages would drown the result.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="google")
+    output.mkdir(parents=True, exist_ok=True)
+    log = output / LOG_FILE
+    started = time.monotonic()
+    with _native_output_to(log) as terminal:
+        console = Console(file=terminal, highlight=False)
+        console.print(f"[bold]Handwritten digits to the phone.[/bold] Full log: {log}\n")
+        try:
+            with _progress(console):
+                from pipelines import local
+
+                local.run(output)
+        except Exception as error:
+            console.print(
+                f"\n[red bold]The pipeline stopped.[/red bold] {type(error).__name__}: {error}", soft_wrap=True
+            )
+            console.print(f"The full log is {log}.")
+            logging.exception("the pipeline stopped")
+            sys.exit(1)
+        _show_results(console, output)
+        console.print(f"\nDone in {time.monotonic() - started:.0f} s.")
+
+
+@contextlib.contextmanager
+def _native_output_to(log: Path) -> Iterator[Any]:
+    """Sends all that this process and its native code print to `log`; yields a stream to the real terminal."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminal = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    saved = os.dup(1), os.dup(2)
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True)
+    try:
+        yield terminal
+    finally:
+        terminal.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+
+
+class _StepLog(logging.Handler):
+    """Follows TFX's runner through its log and reports each node once it is finished."""
+
+    def __init__(self, console: Console, status: Any) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+        self._status = status
+        self._cached = False
+        self._started = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        words = message.split()
+        if message.startswith("Component ") and message.endswith(" is running."):
+            self._cached, self._started = False, time.monotonic()
+            self._status.update(f"{words[1]} ...")
+        elif message.startswith("A cached execution "):
+            self._cached = True
+        elif message.startswith("Component ") and message.endswith(" is finished."):
+            took = "cached" if self._cached else f"{time.monotonic() - self._started:.1f} s"
+            self._console.print(f"  [green]✓[/green] {words[1]:<32} [dim]{took:>8}[/dim]")
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[None]:
+    with console.status("Loading TFX ...") as status:
+        handler = _StepLog(console, status)
+        logger = logging.getLogger("absl")
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
+
+def _show_results(console: Console, output: Path) -> None:
+    from pipelines.digits import pipeline
+    from pipelines.lineage import latest_run
+    from pipelines.local import metadata_path
+    from tfx_mobile.artifacts import BLESSING_FILE, PUSH_STATUS, REPORT_FILE
+    from tfx_mobile.records import EvaluationRecord
+
+    evaluated = latest_run(metadata_path(output), pipeline.NAME, "QuantizationEvaluator").outputs
+    pushed = latest_run(metadata_path(output), pipeline.NAME, "MobilePusher").outputs["pushed_model"]
+    record = EvaluationRecord.read(Path(evaluated["blessing"].uri) / BLESSING_FILE)
+    console.print()
+    console.print(_results_table(record))
+    console.print(f"\nReport   {os.path.relpath(Path(evaluated['evaluation'].uri) / REPORT_FILE)}")
+    if record.winner is None:
+        console.print("Release  none: no variant was blessed, nothing was pushed.")
+        return
+    properties = pushed.custom_properties
+    console.print(
+        f"Release  {properties['release_id'].string_value[:12]} ({record.winner}) on channel "
+        f"{properties['channel'].string_value!r}, {properties[PUSH_STATUS].string_value}"
+    )
+    _act_as_device(console, output)
+
+
+def _results_table(record: Any) -> Table:
+    table = Table(title="Accuracy on the eval split", title_justify="left", header_style="bold")
+    for heading in ("variant", "accuracy", "against float", "bytes", "gzip"):
+        table.add_column(heading, justify="left" if heading == "variant" else "right")
+    table.add_column("verdict and why")
+    accuracy = {m.model: m.slices[0].metrics.get(ACCURACY) for m in record.models}
+    baseline = accuracy[record.models[0].model]
+    table.add_row("float SavedModel", f"{baseline:.4f}", "", "", "", "baseline")
+    for variant in record.variants:
+        verdict = record.verdict(variant.name)
+        value = accuracy.get(variant.name)
+        table.add_row(
+            variant.name,
+            "" if value is None else f"{value:.4f}",
+            "" if value is None else f"{100 * (value - baseline):+.2f} points",
+            f"{variant.file.size_bytes:,}" if variant.file else "",
+            f"{variant.file.gzip_bytes:,}" if variant.file else "",
+            _verdict_text(record, verdict),
+        )
+    return table
+
+
+def _verdict_text(record: Any, verdict: Any) -> Text:
+    if verdict.variant == record.winner:
+        return Text("blessed: the smallest that passed", "green")
+    if verdict.passed:
+        return Text("passed")
+    return Text("; ".join(reason.message for reason in verdict.reasons), "red")
+
+
+def _act_as_device(console: Console, output: Path) -> None:
+    """What an app does: resolve the channel, check every hash, load the file, use it."""
+    import numpy as np
+
+    from pipelines.digits import data, pipeline
+    from tfx_mobile import FilesystemDestination
+    from tfx_mobile.mobile_pusher import releases
+    from tfx_mobile.tflite.runtime import RUNTIME, SignatureRunner
+
+    destination = FilesystemDestination(base_directory=str(pipeline.release_store(output.resolve())))
+    release = releases.resolve(destination.open_store(), pipeline.NAME, pipeline.CHANNEL)
+    console.print(
+        f"Device   resolved version {release.channel_version}, sha256 {release.manifest.file.sha256[:12]} verified, "
+        f"loaded with {RUNTIME}\n"
+    )
+    images, labels = data.unseen()
+    runner = SignatureRunner(release.model)
+    probabilities = runner.run({data.IMAGE: images})["probabilities"]
+    predicted = np.argmax(probabilities, axis=1)
+    _draw(console, images[:6], labels[:6], predicted[:6], probabilities.max(axis=1)[:6])
+    console.print(f"\n{(predicted == labels).sum()} of {len(labels)} digits the pipeline never saw are read correctly.")
+
+
+def _draw(console: Console, images: Any, labels: Any, predicted: Any, confidence: Any) -> None:
+    shades = " ░▒▓█"
+    for row in range(8):
+        line = (
+            "".join(shades[round(pixel / 16 * (len(shades) - 1))] * 2 for pixel in image.reshape(8, 8)[row])
+            for image in images
+        )
+        console.print("   ".join(line), markup=False)
+    captions = (
+        f"{'✓' if guess == label else '✗'} {guess} ({100 * sure:.0f} %)"
+        for guess, label, sure in zip(predicted, labels, confidence, strict=True)
+    )
+    console.print("   ".join(f"{caption:<16}" for caption in captions), markup=False)
+
+
+if __name__ == "__main__":
+    main()

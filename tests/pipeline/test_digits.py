@@ -1,0 +1,187 @@
+"""The whole product: one workspace, four runs, real digits, real components, two runners."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import beam, local
+from pipelines.digits import data, pipeline
+from pipelines.lineage import NodeRun, latest_run
+from tfx_mobile import FilesystemDestination
+from tfx_mobile.artifacts import BLESSING_FILE, RECORD_FILE, REPORT_FILE
+from tfx_mobile.mobile_pusher import releases
+from tfx_mobile.records import EvaluationRecord, VariantManifest
+from tfx_mobile.tflite.runtime import SignatureRunner
+
+pytestmark = [
+    pytest.mark.slow,
+    # TFX, TFMA and Beam warn on every run; what matters here is what our own modules do.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+NODES = (
+    "ImportExampleGen",
+    "StatisticsGen",
+    "SchemaGen",
+    "ExampleValidator",
+    "Transform",
+    "Trainer",
+    "Evaluator",
+    "TFLiteConverter",
+    "QuantizationEvaluator",
+    "MobilePusher",
+)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one run left behind."""
+
+    nodes: dict[str, NodeRun]
+    evaluation: EvaluationRecord
+    store_files: dict[str, bytes]
+    resolved: releases.Release | None
+
+    @property
+    def pushed(self):
+        return self.nodes["MobilePusher"].outputs["pushed_model"].custom_properties
+
+
+def snapshot(workspace: Path) -> Snapshot:
+    nodes = {node: latest_run(local.metadata_path(workspace), pipeline.NAME, node) for node in NODES}
+    blessing = Path(nodes["QuantizationEvaluator"].outputs["blessing"].uri) / BLESSING_FILE
+    root = pipeline.release_store(workspace)
+    files = {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    has_channel = any(name.startswith("channels/") and name.endswith(".json") for name in files)
+    store = FilesystemDestination(base_directory=str(root)).open_store()
+    return Snapshot(
+        nodes=nodes,
+        evaluation=EvaluationRecord.read(blessing),
+        store_files=files,
+        resolved=releases.resolve(store, pipeline.NAME, pipeline.CHANNEL) if has_channel else None,
+    )
+
+
+@dataclass(frozen=True)
+class Runs:
+    first: Snapshot
+    again: Snapshot
+    harmed: Snapshot
+    retrained: Snapshot
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    workspace = tmp_path_factory.mktemp("digits")
+    local.run(workspace)
+    first = snapshot(workspace)
+    local.run(workspace)
+    again = snapshot(workspace)
+    # The same data and code but for one outlier channel; only integer recipes, so that nothing unharmed is left.
+    beam.run(
+        workspace,
+        run_fn="tests.fakes.outlier_digits.run_fn",
+        recipes=("full_integer", "integer_only_int8"),
+    )
+    harmed = snapshot(workspace)
+    beam.run(workspace, train_steps=620)
+    return Runs(first, again, harmed, snapshot(workspace))
+
+
+class TestFirstRun:
+    def test_every_recipe_becomes_a_variant(self, runs):
+        uri = Path(runs.first.nodes["TFLiteConverter"].outputs["variants"].uri)
+        manifest = VariantManifest.read(uri / "manifest.json")
+        assert [v.name for v in manifest.converted()] == list(pipeline.RECIPES)
+        assert manifest.source.parses_examples
+        assert manifest.source.route == "resigned"
+        assert manifest.calibration.num_samples == 200
+
+    def test_the_undamaged_model_is_blessed_and_pushed(self, runs):
+        record = runs.first.evaluation
+        assert record.winner is not None
+        passed = [v.variant for v in record.verdicts if v.passed]
+        smallest = min(passed, key=lambda name: record.variant(name).file.size_bytes)
+        assert record.winner == smallest
+        assert runs.first.pushed["pushed"].int_value == 1
+        assert runs.first.pushed["push_status"].string_value == "pushed"
+
+    def test_the_release_holds_the_very_bytes_that_were_judged(self, runs):
+        winner = runs.first.evaluation.verdict(runs.first.evaluation.winner)
+        assert runs.first.resolved.manifest.file.sha256 == winner.sha256
+        assert runs.first.pushed["sha256"].string_value == winner.sha256
+        assert runs.first.pushed["pushed_version"].string_value == runs.first.resolved.release_id
+        assert runs.first.resolved.channel_version == 1
+
+    def test_a_device_reads_digits_with_it(self, runs):
+        images, labels = data.unseen()
+        probabilities = SignatureRunner(runs.first.resolved.model).run({data.IMAGE: images})["probabilities"]
+        assert np.mean(np.argmax(probabilities, axis=1) == labels) > 0.85
+
+    def test_the_evaluation_opens_in_tfma_and_has_a_report(self, runs):
+        import tensorflow_model_analysis as tfma
+
+        uri = runs.first.nodes["QuantizationEvaluator"].outputs["evaluation"].uri
+        result = tfma.load_eval_result(uri, model_name="float32")
+        assert len(result.slicing_metrics) == 11  # overall and ten digits
+        report = (Path(uri) / REPORT_FILE).read_text()
+        assert all(name in report for name in pipeline.RECIPES)
+        assert "http" not in report.replace("http://www.w3.org/2000/svg", "")
+
+
+class TestSecondRun:
+    def test_all_work_on_the_model_is_served_from_the_cache(self, runs):
+        # The stock Evaluator has a baseline to compare with for the first time, so it and the pusher run.
+        cached = {node: run.cached for node, run in runs.again.nodes.items()}
+        assert cached == {node: node not in ("Evaluator", "MobilePusher") for node in NODES}
+
+    def test_the_push_is_unchanged_and_writes_nothing(self, runs):
+        assert runs.again.pushed["push_status"].string_value == "unchanged"
+        assert runs.again.store_files == runs.first.store_files
+
+
+class TestHarmedModel:
+    def test_its_float_model_is_as_good_and_passes_the_stock_evaluator(self, runs):
+        blessing = runs.harmed.nodes["Evaluator"].outputs["blessing"].custom_properties
+        assert blessing["blessed"].int_value == 1
+
+    def test_no_variant_is_blessed_and_the_reasons_name_threshold_and_slice(self, runs):
+        record = runs.harmed.evaluation
+        assert record.winner is None
+        for verdict in record.verdicts:
+            overall = [r for r in verdict.reasons if r.code == "threshold" and r.slice == "overall"]
+            assert any(r.metric == "sparse_categorical_accuracy" and r.limit for r in overall)
+            assert any(r.slice.startswith("label:") for r in verdict.reasons)
+        uri = Path(runs.harmed.nodes["QuantizationEvaluator"].outputs["evaluation"].uri)
+        report = (uri / REPORT_FILE).read_text()
+        assert "label:" in report
+        assert record.verdicts[0].reasons[0].metric in report
+
+    def test_nothing_is_pushed(self, runs):
+        assert runs.harmed.pushed["pushed"].int_value == 0
+        assert runs.harmed.pushed["push_status"].string_value == "not_blessed"
+        assert runs.harmed.store_files == runs.first.store_files
+
+    def test_the_blessed_model_artifact_says_so_and_holds_no_model(self, runs):
+        uri = Path(runs.harmed.nodes["QuantizationEvaluator"].outputs["blessed_model"].uri)
+        assert [p.name for p in uri.iterdir()] == [RECORD_FILE]
+        assert json.loads((uri / RECORD_FILE).read_text())["blessed"] is False
+
+
+class TestRetrainedModel:
+    def test_the_stock_evaluator_still_finds_the_right_float_baseline(self, runs):
+        # The latest blessed float model is the harmed run's: our own .tflite artifacts must not get in its way.
+        baseline = runs.retrained.nodes["Evaluator"].inputs["baseline_model"]
+        assert baseline.id == runs.harmed.nodes["Trainer"].outputs["model"].id
+        baseline = runs.again.nodes["Evaluator"].inputs["baseline_model"]
+        assert baseline.id == runs.first.nodes["Trainer"].outputs["model"].id
+
+    def test_it_becomes_the_second_release(self, runs):
+        assert runs.retrained.pushed["push_status"].string_value == "pushed"
+        assert runs.retrained.resolved.channel_version == 2
+        assert runs.retrained.pushed["previous_release_id"].string_value == runs.first.resolved.release_id

@@ -1,0 +1,161 @@
+import gzip
+
+import numpy as np
+import pytest
+
+from tests.fakes import tflite_files
+from tfx_mobile.errors import ModelFileError, TFXMobileError
+from tfx_mobile.records import sha256_of
+from tfx_mobile.tflite import runtime
+from tfx_mobile.tflite.flatbuffer import inspect_model
+from tfx_mobile.tflite.preflight import preflight
+
+
+@pytest.fixture(scope="module")
+def int8() -> bytes:
+    return tflite_files.dense("int8")
+
+
+@pytest.fixture(scope="module")
+def float32() -> bytes:
+    return tflite_files.dense("float32")
+
+
+class TestInspection:
+    def test_an_integer_file_is_described(self, int8):
+        record = inspect_model(int8)
+        assert record.sha256 == sha256_of(int8)
+        assert record.size_bytes == len(int8)
+        assert record.gzip_bytes == len(gzip.compress(int8, 9, mtime=0))
+        signature = record.signature()
+        assert signature.key == "serving_default"
+        (x,), (p,) = signature.inputs, signature.outputs
+        assert (x.name, x.dtype, x.shape) == ("x", "int8", (-1, 4))
+        assert x.scale == pytest.approx(2 / 255)
+        assert (p.name, p.dtype, p.scale, p.zero_point) == ("p", "int8", 1 / 256, -128)
+        assert [op.name for op in record.ops] == ["FULLY_CONNECTED", "SOFTMAX"]
+        assert sum(op.float_count for op in record.ops) == 0
+        assert record.select_tf_ops == record.custom_ops == ()
+
+    def test_float_computation_is_counted(self, float32):
+        assert sum(op.float_count for op in inspect_model(float32).ops) == 2
+
+    def test_the_greatest_runtime_version_of_several_counts(self, int8):
+        # The converter writes two entries into integer files, the second of them only NUL bytes.
+        assert inspect_model(int8).min_runtime_version == "1.14.0"
+
+    def test_an_unknown_signature_is_named_with_the_known_ones(self, int8):
+        with pytest.raises(TFXMobileError, match="no signature 'nope'; it has: serving_default"):
+            inspect_model(int8).signature("nope")
+
+
+class TestCorruptFiles:
+    """None of these may reach native code; most would crash it."""
+
+    @pytest.mark.parametrize("data", [b"", b"TFL3", b"<html>not found</html>", b"\x1c\0\0\0TFL3"])
+    def test_what_is_no_model_is_refused(self, data):
+        with pytest.raises(ModelFileError):
+            inspect_model(data)
+
+    def test_every_truncation_is_refused(self, int8):
+        for end in range(0, len(int8) - 4, 7):
+            with pytest.raises(ModelFileError):
+                inspect_model(int8[:end])
+
+    def test_random_bytes_behind_a_good_header_are_refused(self, int8):
+        for seed in range(50):
+            with pytest.raises(ModelFileError):
+                inspect_model(int8[:8] + np.random.default_rng(seed).bytes(len(int8) - 8))
+
+
+class TestPreflight:
+    def write(self, tmp_path, data):
+        path = tmp_path / "model.tflite"
+        path.write_bytes(data)
+        return path
+
+    def test_a_good_file_passes(self, tmp_path, int8):
+        assert preflight(self.write(tmp_path, int8), sha256=sha256_of(int8)) is None
+
+    def test_a_changed_file_is_altered(self, tmp_path, int8):
+        path = self.write(tmp_path, int8[:-1] + bytes([int8[-1] ^ 1]))
+        assert preflight(path, sha256=sha256_of(int8)).code == "altered"
+
+    def test_a_truncated_file_is_corrupt(self, tmp_path, int8):
+        data = int8[: len(int8) // 2]
+        assert preflight(self.write(tmp_path, data), sha256=sha256_of(data)).code == "corrupt"
+
+    def test_a_well_formed_file_that_the_interpreter_refuses_is_not_loadable(self, tmp_path, int8):
+        import flatbuffers
+        from ai_edge_litert import schema_py_generated as schema
+
+        model = schema.ModelT.InitFromPackedBuf(int8, 0)
+        for code in model.operatorCodes:  # a version from the future
+            code.version = 99
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        data = bytes(builder.Output())
+        failure = preflight(self.write(tmp_path, data), sha256=sha256_of(data))
+        assert failure.code == "not_loadable"
+        assert "99" in failure.message
+
+    def test_an_interpreter_that_dies_is_a_failure_of_the_file(self, tmp_path, int8, monkeypatch):
+        # No known file crashes this runtime, so the child's own entry point is made to die for real.
+        monkeypatch.setattr("tfx_mobile.tflite.preflight.__name__", "tests.fakes.crashing_loader")
+        failure = preflight(self.write(tmp_path, int8), sha256=sha256_of(int8))
+        assert failure.code == "interpreter_crashed"
+        assert "SIGSEGV" in failure.message
+
+    def test_an_interpreter_that_hangs_is_a_failure_of_the_file(self, tmp_path, int8):
+        failure = preflight(self.write(tmp_path, int8), sha256=sha256_of(int8), deadline_seconds=0.001)
+        assert failure.code == "interpreter_timeout"
+
+
+class TestQuantize:
+    # Scale 2/255 and zero point 0, the worked example of TensorFlow Lite's int8 quantization.
+    VALUES = np.array([-1.2, -0.5, 0, 0.3, 0.49, 0.999, 1.05], np.float32)
+
+    def test_rounds_and_saturates(self):
+        quanta = runtime.quantize(self.VALUES, 2 / 255, 0, np.int8)
+        assert quanta.tolist() == [-128, -64, 0, 38, 62, 127, 127]
+        assert quanta.dtype == np.int8
+
+    def test_ties_go_to_even_before_the_zero_point_is_added(self):
+        values = np.array([-1.5, -0.5, 0.5, 1.5, 2.5], np.float32)
+        assert runtime.quantize(values, 1.0, 3, np.uint8).tolist() == [1, 3, 3, 5, 5]
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_what_is_not_finite_is_refused(self, bad):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            runtime.quantize(np.array([0.0, bad]), 1.0, 0, np.int8)
+
+    def test_dequantize_is_its_inverse_within_half_a_step(self):
+        values = np.linspace(-1, 1, 999, dtype=np.float32)
+        back = runtime.dequantize(runtime.quantize(values, 2 / 255, 0, np.int8), 2 / 255, 0)
+        assert np.abs(back - values).max() <= 1.001 / 255
+
+
+class TestSignatureRunner:
+    def test_integer_and_float_files_agree_on_real_values(self, int8, float32):
+        features = {"x": np.random.default_rng(5).uniform(-1, 1, (20, 4)).astype(np.float32)}
+        integer, real = (runtime.SignatureRunner(data).run(features)["p"] for data in (int8, float32))
+        assert integer.shape == real.shape == (20, 3)
+        assert integer.dtype == np.float32
+        assert np.abs(integer - real).max() < 0.03
+
+    def test_a_missing_feature_is_an_error_never_a_default(self, float32):
+        with pytest.raises(KeyError, match="no feature for model input x; there are: y"):
+            runtime.SignatureRunner(float32).run({"y": np.zeros((1, 4), np.float32)})
+
+    def test_rows_of_the_wrong_size_are_refused(self, float32):
+        with pytest.raises(ValueError, match=r"'x' takes rows of shape \[4\], the feature has rows of shape \[5\]"):
+            runtime.SignatureRunner(float32).run({"x": np.zeros((2, 5), np.float32)})
+
+    def test_text_for_a_numeric_input_is_refused(self, int8, float32):
+        for data in (int8, float32):
+            with pytest.raises(ValueError, match="'x'"):
+                runtime.SignatureRunner(data).run({"x": np.full((1, 4), "text", object)})
+
+    def test_an_unknown_signature_is_refused_with_the_known_ones(self, int8):
+        with pytest.raises(ModelFileError, match="No signature 'nope'; the file has: serving_default"):
+            runtime.SignatureRunner(int8, "nope")
