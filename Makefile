@@ -42,10 +42,10 @@ find_python() { \
 }
 endef
 
-.PHONY: help setup demo test test-fast test-wheel check format lock bench clean
+.PHONY: help setup demo test test-fast test-wheel test-1.21 check format lock bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.complete ## create the environment from the hash-pinned lock
 
@@ -103,6 +103,12 @@ test-wheel: setup ## build the wheel, install it elsewhere and run the contract 
 	elsewhere=$$(mktemp -d); trap 'rm -rf "$$elsewhere"' EXIT; cp -r tests/contract "$$elsewhere/"; \
 	wheel="$$PWD/.tools/wheel/bin/python"; cd "$$elsewhere"; \
 	TF_CPP_MIN_LOG_LEVEL=3 "$$wheel" -m pytest -q -p no:cacheprovider --rootdir "$$elsewhere" -W ignore::FutureWarning contract
+
+test-1.21: ## the suite on TFX 1.21; skipped where glibc is too old for it
+	@glibc=$$(ldd --version 2>/dev/null | awk 'NR == 1 {print $$NF}'); \
+	if [ "$$(printf '%s\n' $(GLIBC_1.21) "$${glibc:-0}" | sort -V | head -1)" != "$(GLIBC_1.21)" ]; then \
+	  echo "SKIPPED: TFX 1.21 needs glibc $(GLIBC_1.21) or newer, this system has $${glibc:-no glibc}."; \
+	else $(MAKE) test LANE=1.21; fi
 
 check: setup ## lint, types, import rules
 	$(VENV)/bin/ruff check .
