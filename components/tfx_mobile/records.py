@@ -7,6 +7,8 @@ neither TensorFlow nor TFX.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import json
 from pathlib import Path
@@ -262,7 +264,8 @@ class Reason(Record):
     """One reason why a variant was not blessed.
 
     Attributes:
-        code: `threshold`, `budget`, or the failure code of a variant that could not be converted, loaded or run.
+        code: `threshold`, `missing_slice`, `budget`, `not_finite`, or the failure code of a variant that could not be
+            converted, loaded or run.
         message: One sentence with the metric, slice, value and limit in it.
         metric: Metric name, for `threshold`.
         slice: Slice in words, such as `label:3`; `overall` for all examples.
@@ -313,6 +316,25 @@ class ModelMetrics(Record):
     slices: tuple[SliceMetrics, ...]
 
 
+class MetricError(Record):
+    """How one metric moved on the way from the float SavedModel to a variant; None where a value is not finite.
+
+    Attributes:
+        conversion: The float32 variant's value minus the SavedModel's: what conversion alone changed.
+        quantization: The variant's value minus the float32 variant's: what quantization changed.
+    """
+
+    conversion: float | None
+    quantization: float | None
+
+
+class ErrorSplit(Record):
+    """Conversion error told apart from quantization error for one variant, over all examples, by metric."""
+
+    variant: str
+    metrics: dict[str, MetricError]
+
+
 class EvaluationRecord(Record):
     """`record.json` of an evaluation, and `blessing.json` of a blessing: what was measured and decided.
 
@@ -327,6 +349,8 @@ class EvaluationRecord(Record):
         budget: The limits.
         winner: Name of the blessed variant; None if none passed.
         versions: Versions of what computed this.
+        gated_metrics: Names of the metrics that have a threshold, in the order of the EvalConfig.
+        error_splits: One per variant that ran; None without a float32 variant to compare with.
     """
 
     schema_version: Literal[1] = 1
@@ -340,6 +364,8 @@ class EvaluationRecord(Record):
     budget: Budget
     winner: str | None
     versions: dict[str, str]
+    gated_metrics: tuple[str, ...] = ()
+    error_splits: tuple[ErrorSplit, ...] | None = None
 
     @property
     def blessed(self) -> bool:
@@ -392,7 +418,7 @@ class EvaluationSummary(Record):
 
 
 class ReleaseManifest(Record):
-    """What a release is. Its canonical bytes are what `release_id` hashes and, one day, what is signed.
+    """The payload of `releases/<name>/<release_id>.json`; its canonical bytes are what `release_id` hashes.
 
     Everything in it comes from what the pusher was given, nothing from the clock or from the execution at hand: the
     same bytes with the same evaluation are the same release.
@@ -419,20 +445,44 @@ class ReleaseManifest(Record):
     versions: dict[str, str]
 
 
-class ReleaseEnvelope(Record):
-    """`releases/<name>/<release_id>.json`: a manifest's exact bytes in a DSSE envelope, not signed yet.
+PayloadType = Literal[
+    "application/vnd.mobile-model-manifest+json",
+    "application/vnd.mobile-model-channel+json",
+]
+
+
+class Envelope(Record):
+    """Every JSON object of a release store: exact bytes in a DSSE envelope, not signed yet.
 
     Field names are those of https://github.com/secure-systems-lab/dsse/blob/master/envelope.md.
 
     Attributes:
         payloadType: What the payload is.
-        payload: The manifest's canonical JSON in base64; hash the decoded bytes, never a re-serialisation.
+        payload: Canonical JSON in base64; hash the decoded bytes, never a re-serialisation.
         signatures: Empty.
     """
 
-    payloadType: Literal["application/vnd.mobile-model-manifest+json"] = "application/vnd.mobile-model-manifest+json"
+    payloadType: PayloadType
     payload: str
     signatures: tuple[()] = ()
+
+    @classmethod
+    def seal(cls, payload_type: PayloadType, payload: bytes) -> Envelope:
+        """Puts bytes into an envelope."""
+        return cls(payloadType=payload_type, payload=base64.b64encode(payload).decode())
+
+    def open(self, payload_type: PayloadType) -> bytes:
+        """The bytes in it.
+
+        Raises:
+            TFXMobileError: The envelope holds something else, or no valid base64.
+        """
+        if self.payloadType != payload_type:
+            raise TFXMobileError(f"The envelope holds {self.payloadType}; expected is {payload_type}.")
+        try:
+            return base64.b64decode(self.payload, validate=True)
+        except binascii.Error as error:
+            raise TFXMobileError(f"The envelope's payload is not base64: {error}.") from None
 
 
 class ChannelEntry(Record):
@@ -444,7 +494,7 @@ class ChannelEntry(Record):
 
 
 class ChannelStatement(Record):
-    """`channels/<name>/<channel>.json`: which release devices on this channel are to run.
+    """The payload of `channels/<name>/<channel>.json`: which release devices on this channel are to run.
 
     Attributes:
         model: The model's name.
@@ -475,8 +525,8 @@ class PushReceipt(Record):
     """What one push did at one destination.
 
     Attributes:
-        status: `pushed`: this push moved the channel to the release. `unchanged`: the channel named it already.
-            `dry_run`: everything was checked, nothing was written.
+        status: `pushed`: this push moved the channel to the release. `unchanged`: the channel named these bytes
+            already, nothing was written. `dry_run`: everything was checked, nothing was written.
         destination: The destination's address.
         release_id: Content-derived id of the release.
         previous_release_id: What the channel named before this release; None if it is the first.
