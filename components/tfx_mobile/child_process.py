@@ -48,13 +48,17 @@ class ChildDied(Exception):
         self.stderr = stderr
 
 
-def run(function: str, request: dict[str, Any], *, deadline_seconds: float) -> Iterator[dict[str, Any]]:
+def run(
+    function: str, request: dict[str, Any], *, deadline_seconds: float, startup_seconds: float | None = None
+) -> Iterator[dict[str, Any]]:
     """Calls `function` in a child process and yields the events it emits.
 
     Args:
         function: `package.module:name` of a function `(request, emit) -> None`.
         request: JSON-serializable argument.
         deadline_seconds: Longest wait for the next event, and for the end after the last one; wall time.
+        startup_seconds: Longest wait for the first event, for a child that imports a lot before it sends one; None for
+            `deadline_seconds`.
 
     Yields:
         The emitted events, each as soon as it arrives.
@@ -84,7 +88,7 @@ def run(function: str, request: dict[str, Any], *, deadline_seconds: float) -> I
         with contextlib.suppress(BrokenPipeError), cast(IO[bytes], process.stdin) as stdin:
             stdin.write(json.dumps(boot).encode())
         try:
-            yield from _read_events(events, deadline_seconds)
+            yield from _read_events(events, deadline_seconds, startup_seconds or deadline_seconds)
             process.wait(timeout=deadline_seconds)
         except (TimeoutError, subprocess.TimeoutExpired):
             raise ChildDied("timeout", f"no answer within {deadline_seconds:g} seconds", None, _tail(stderr)) from None
@@ -108,11 +112,11 @@ def _environment() -> dict[str, str]:
     return env
 
 
-def _read_events(events: Any, deadline_seconds: float) -> Iterator[dict[str, Any]]:
+def _read_events(events: Any, deadline_seconds: float, startup_seconds: float) -> Iterator[dict[str, Any]]:
     buffer = b""
     with selectors.DefaultSelector() as selector:
         selector.register(events, selectors.EVENT_READ)
-        end = time.monotonic() + deadline_seconds
+        end = time.monotonic() + startup_seconds
         while True:
             if not selector.select(max(0.0, end - time.monotonic())):
                 raise TimeoutError

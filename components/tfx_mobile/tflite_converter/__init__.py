@@ -1,0 +1,11 @@
+"""TFLiteConverter: one SavedModel in, one `.tflite` variant per recipe out.
+
+component.py    what a pipeline author writes
+executor.py     TFX artifacts in and out; the only module that sees both TFX and the engine
+conversion.py   the engine's door: starts child processes, survives them, checks what they made
+inspection.py   the rules a converted file must meet
+failures.py     what went wrong with one recipe, in words, with advice
+worker.py       the child's side: prepares once, then converts recipe by recipe   (imports TensorFlow)
+front_end.py    loads a signature, freezes, cuts and re-signs it                  (imports TensorFlow)
+calibration.py  draws and checks the representative dataset                       (imports TensorFlow)
+"""

@@ -1,0 +1,95 @@
+"""What went wrong with one recipe, as a Failure: a stable code, what happened, and what to do next.
+
+Messages are part of the manifest, so they hold nothing that changes from run to run: no paths, no times, no addresses.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tfx_mobile.child_process import ChildDied
+from tfx_mobile.recipes import ConversionRecipe
+from tfx_mobile.records import Failure
+
+CONVERTER_CRASHED = "converter_crashed"
+CONVERTER_TIMEOUT = "converter_timeout"
+UNSUPPORTED_OPS = "unsupported_ops"
+CONVERSION_FAILED = "conversion_failed"
+INSPECTION_FAILED = "inspection_failed"
+
+_MESSAGE_LENGTH = 600
+# TensorFlow's log lines begin with times and process ids; what follows these words is stable.
+_CAUSE = re.compile(r"(?:LLVM ERROR|error|Check failed|Fatal Python error): .*")
+_NOT_BUILTIN = re.compile(r"'(?:tf|tfl)\.([\w.]+)' op is neither a custom op nor a flex op")
+_NOT_INTEGER = re.compile(r"Quantization(?: to 16x8-bit)? not yet supported for op: '?(\w+)|'tfl\.(\w+)' op.*quantiz")
+
+
+def from_death(died: ChildDied, deadline_seconds: float, direct_reason: str | None) -> Failure:
+    """The converter process was killed by a signal, ran out of time, or exited.
+
+    Args:
+        died: How it ended.
+        deadline_seconds: The deadline it had.
+        direct_reason: Why the model was converted as it was saved; None if it was frozen and re-signed.
+    """
+    if died.cause == "timeout":
+        return Failure(
+            code=CONVERTER_TIMEOUT,
+            message=f"The conversion gave no result within {deadline_seconds:g} seconds.",
+            advice="Raise deadline_seconds, lower CalibrationSpec.num_samples if this recipe calibrates, or leave this "
+            "recipe out.",
+        )
+    causes = _CAUSE.findall(died.stderr)
+    what = f"killed by {died.signal_name}" if died.cause == "crashed" else "ended with an error"
+    said = f" It said last: {causes[-1].strip()[:_MESSAGE_LENGTH]}" if causes else ""
+    advice = "Leave this recipe out, or try another TensorFlow version; other recipes are not affected."
+    if died.signal_name == "SIGKILL":
+        advice = "The system probably ran out of memory: give this step more, or lower CalibrationSpec.num_samples."
+    elif direct_reason is not None:
+        advice = (
+            "TensorFlow's converter aborts on Keras 3 models that were saved with tf.saved_model.save and are "
+            f"converted as they are, as it was done here because {direct_reason}. Save the model with "
+            "model.export(dir, format='tf_saved_model') or keras.export.ExportArchive in run_fn, or make its signature "
+            "one that can be frozen."
+        )
+    return Failure(code=CONVERTER_CRASHED, message=f"The converter process was {what}.{said}", advice=advice)
+
+
+def from_exception(recipe: ConversionRecipe, error: Exception, work_dir: str) -> Failure:
+    """TensorFlow's converter refused the model."""
+    text = str(error).replace(work_dir, "<work>")
+    if ops := sorted(set(_NOT_BUILTIN.findall(text))):
+        return unsupported_ops(ops)
+    if recipe.calibrates and (ops := sorted({first or second for first, second in _NOT_INTEGER.findall(text)})):
+        return Failure(
+            code=UNSUPPORTED_OPS,
+            message=f"No integer kernel for: {', '.join(ops)}.",
+            advice="Use the recipe full_integer, which computes such ops in float, or replace them in the model.",
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"]
+    return Failure(
+        code=CONVERSION_FAILED,
+        message=f"{type(error).__name__}: {' '.join(lines)[:_MESSAGE_LENGTH]}",
+        advice="Change what the message names in the model, or leave this recipe out. If the recipe float32 fails too, "
+        "the cause is the model and not quantization.",
+    )
+
+
+def unsupported_ops(ops: list[str]) -> Failure:
+    """The graph holds ops that TensorFlow Lite has no builtin kernel for."""
+    return Failure(
+        code=UNSUPPORTED_OPS,
+        message=f"TensorFlow Lite has no builtin kernel for: {', '.join(ops)}.",
+        advice="Replace these ops in the model or in preprocessing_fn. Select TensorFlow ops are not used, because "
+        "apps would need the Flex delegate to run the file.",
+    )
+
+
+def inspection(message: str) -> Failure:
+    """The converter gave a file that is not what the recipe asked for."""
+    return Failure(
+        code=INSPECTION_FAILED,
+        message=message,
+        advice="Leave this recipe out or choose a recipe with more float in it (full_integer instead of integer_only); "
+        "if the recipe should have worked, report this with the model.",
+    )

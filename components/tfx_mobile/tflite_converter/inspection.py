@@ -1,0 +1,70 @@
+"""The rules a converted file must meet: TensorFlow's converter may ignore what it was asked for without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tfx_mobile.recipes import ConversionRecipe
+from tfx_mobile.records import Failure, ModelFileRecord, OpRecord, SignatureRecord, TensorRecord
+from tfx_mobile.tflite_converter import failures
+
+# Ops that move integers about in any model, also in a float one: they are no sign of integer arithmetic.
+_NOT_ARITHMETIC = {
+    *("CALL_ONCE", "CAST", "CONCATENATION", "DEQUANTIZE", "EXPAND_DIMS", "FILL", "GATHER", "PACK", "QUANTIZE", "RANGE"),
+    *("RESHAPE", "SHAPE", "SLICE", "SPLIT", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE", "UNPACK"),
+}
+
+
+def inspect(recipe: ConversionRecipe, file: ModelFileRecord, expected: SignatureRecord) -> Failure | None:
+    """Checks a file against its recipe.
+
+    Args:
+        recipe: What was asked for.
+        file: What the converter made.
+        expected: The signature that was converted: names, float dtypes, shapes.
+
+    Returns:
+        None if the file is as asked, else what is wrong.
+    """
+    if foreign := [op.removeprefix("Flex") for op in (*file.select_tf_ops, *file.custom_ops)]:
+        return failures.unsupported_ops(foreign)
+    keys = [signature.key for signature in file.signatures]
+    if keys != [expected.key]:
+        return failures.inspection(f"The file has signatures {keys}; expected is {expected.key!r} alone.")
+    (signature,) = file.signatures
+    for kind, wanted, made in (
+        ("input", expected.inputs, signature.inputs),
+        ("output", expected.outputs, signature.outputs),
+    ):
+        if problem := _compare(recipe, kind, wanted, made):
+            return failures.inspection(problem)
+    floats = [op for op in file.ops if op.float_count]
+    if recipe.quantization == "integer_only" and floats:
+        return failures.inspection(f"Integer-only was asked for, but these ops compute in float: {_names(floats)}.")
+    if recipe.calibrates and not any(_is_integer_arithmetic(op) for op in file.ops):
+        return failures.inspection(f"Nothing in the file computes in integers; its ops are {_names(file.ops)}.")
+    return None
+
+
+def _compare(
+    recipe: ConversionRecipe, kind: str, wanted: tuple[TensorRecord, ...], made: tuple[TensorRecord, ...]
+) -> str | None:
+    names, made_names = [t.name for t in wanted], [t.name for t in made]
+    if names != made_names:
+        return f"The file's {kind}s are {made_names}; the signature's are {names}."
+    for want, have in zip(wanted, made, strict=True):
+        # Quantization changes float tensors only: categories, counts and masks stay what they are.
+        dtype = recipe.io_dtype if want.dtype == "float32" else want.dtype
+        if have.dtype != dtype:
+            return f"{kind.capitalize()} {want.name!r} is {have.dtype} instead of {dtype}."
+        if kind == "input" and have.shape != want.shape:
+            return f"Input {want.name!r} has shape {list(have.shape)} instead of {list(want.shape)}."
+    return None
+
+
+def _is_integer_arithmetic(op: OpRecord) -> bool:
+    return op.name not in _NOT_ARITHMETIC and op.float_count < op.count
+
+
+def _names(ops: Iterable[OpRecord]) -> str:
+    return ", ".join(sorted({op.name for op in ops}))

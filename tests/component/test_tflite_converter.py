@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tfx.orchestration.data_types import RuntimeParameter
+from tfx.types import Channel
+from tfx.types.standard_artifacts import Examples, Model
+
+from tests.fakes import models
+from tfx_mobile import CalibrationSpec, ConversionRecipe, TFLiteConverter, TFLiteVariants
+from tfx_mobile.errors import CalibrationError, ConversionError, RecipeError, SignatureError
+from tfx_mobile.recipes import BUILTIN_RECIPES
+from tfx_mobile.records import VariantManifest, sha256_of
+from tfx_mobile.tflite.runtime import SignatureRunner
+from tfx_mobile.tflite_converter.executor import Executor
+
+EVAL_ROWS = models.rows(12, seed=5)
+
+
+class Step:
+    """Runs the executor as TFX does and looks at what it wrote."""
+
+    def __init__(self, output: Path) -> None:
+        self.variants = TFLiteVariants()
+        self.variants.uri = str(output)
+        self.output = output
+        # TFX's launcher makes the folder before it calls the executor.
+        output.mkdir()
+
+    def run(self, model: Path, recipes: Any, examples: Any = None, **parameters: Any) -> VariantManifest:
+        inputs = {"model": [models.model_artifact(model)], "unknown": []}
+        if examples is not None:
+            inputs["examples"] = [examples]
+        Executor().Do(inputs, {"variants": [self.variants]}, {"recipes": recipes, **parameters})
+        return VariantManifest.read(self.output / "manifest.json")
+
+    def predict(self, variant: str, **features: Any) -> dict[str, Any]:
+        data = (self.output / variant / "model.tflite").read_bytes()
+        return SignatureRunner(data, "serving_default").run(features)
+
+
+@pytest.fixture
+def step(tmp_path: Path) -> Step:
+    return Step(tmp_path / "variants")
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> Any:
+    return models.write_examples(tmp_path / "examples", {"train": models.rows(60), "eval": EVAL_ROWS})
+
+
+def _serving_output(model: Path, **inputs: Any) -> dict[str, Any]:
+    loaded = tf.saved_model.load(str(model / "Format-Serving"))
+    return {name: value.numpy() for name, value in loaded.signatures["serving_default"](**inputs).items()}
+
+
+# --- what it makes ----------------------------------------------------------------------------------------------------
+
+
+def test_every_recipe_from_a_signature_that_parses_examples(
+    step: Step, examples: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = models.serving_model(tmp_path_factory)
+    calibration = '{"split": "train", "num_samples": 40, "seed": 1}'
+    manifest = step.run(model, json.dumps(list(BUILTIN_RECIPES)), examples, calibration=calibration)
+
+    assert [(v.name, v.failure) for v in manifest.variants] == [(name, None) for name in BUILTIN_RECIPES]
+    assert (manifest.source.route, manifest.source.parses_examples) == ("resigned", True)
+    assert [(t.name, t.shape) for t in manifest.source.inputs] == [("image", (1, 16))]
+    assert manifest.calibration is not None
+    assert (manifest.calibration.num_samples, manifest.calibration.num_examples) == (40, 60)
+    assert set(manifest.versions) == {"tfx-mobile", "tensorflow", "ai-edge-litert"}
+    serialized = tf.constant([models.serialize({"image": row["image"]}) for row in EVAL_ROWS])
+    expected = _serving_output(model, examples=serialized)["probabilities"]
+    for variant in manifest.variants:
+        assert variant.file is not None
+        assert variant.path == f"{variant.name}/model.tflite"
+        folder = step.output / variant.name
+        assert sha256_of((folder / "model.tflite").read_bytes()) == variant.file.sha256
+        assert ConversionRecipe(**json.loads((folder / "recipe.json").read_bytes())) == variant.recipe
+        assert variant.recipe.batch_size == 1
+        result = step.predict(variant.name, image=models.images(EVAL_ROWS))["probabilities"]
+        tolerance = 1e-6 if variant.name == "float32" else 2e-3 if variant.name == "float16" else 0.06
+        np.testing.assert_allclose(result, expected, atol=tolerance)
+        (image,), (output,) = variant.file.signature().inputs, variant.file.signature().outputs
+        assert {image.dtype, output.dtype} == {variant.recipe.io_dtype}
+    integer_only = [v.file for v in manifest.variants if v.recipe.quantization == "integer_only"]
+    assert [op for file in integer_only if file for op in file.ops if op.float_count] == []
+    written = {path.name: path.stat().st_mtime_ns for path in step.output.rglob("*.*")}
+    assert written["manifest.json"] == max(written.values())
+    assert step.variants.get_int_custom_property("num_variants") == 7
+    assert step.variants.get_int_custom_property("num_failed") == 0
+    assert step.variants.get_string_custom_property("source_sha256") == manifest.source.sha256
+
+
+def test_raw_signature_with_open_batch_size_and_own_recipe(
+    step: Step, examples: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = models.raw_model(tmp_path_factory)
+    recipes = ["float32", "full_integer", {"name": "by_four", "quantization": "full_integer", "batch_size": 4}]
+    manifest = step.run(model, recipes, examples, batch_size="dynamic", deadline_seconds=120.0)
+    assert [v.recipe.batch_size for v in manifest.variants] == ["dynamic", "dynamic", 4]
+    assert [v.file and v.file.signature().inputs[0].shape[0] for v in manifest.variants] == [-1, -1, 4]
+    images = models.images(EVAL_ROWS)
+    expected = _serving_output(model, image=tf.constant(images))["output_0"]
+    np.testing.assert_allclose(step.predict("float32", image=images)["output_0"], expected, atol=1e-6)
+    np.testing.assert_allclose(step.predict("by_four", image=images)["output_0"], expected, atol=0.06)
+
+
+def test_two_inputs_of_a_model_from_an_importer(
+    step: Step, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # An Importer's Model: the SavedModel lies at the artifact's root.
+    root = models.saved_once(tmp_path_factory, "two_inputs", models.save_two_input_model) / "Format-Serving"
+    rng = np.random.default_rng(0)
+    rows = [{"amount": rng.random(2), "category": index % 4} for index in range(20)]
+    examples = models.write_examples(tmp_path / "examples", {"train": rows})
+    manifest = step.run(root, ["float32", "integer_only_int8"], examples)
+    float32, integer_only = manifest.variants
+    assert float32.file is not None
+    assert [(t.name, t.dtype) for t in float32.file.signature().inputs] == [
+        ("amount", "float32"),
+        ("category", "int64"),
+    ]
+    features = {
+        "amount": np.array([row["amount"] for row in rows], np.float32),
+        "category": np.array([[row["category"]] for row in rows]),
+    }
+    loaded = tf.saved_model.load(str(root)).signatures["serving_default"]
+    expected = loaded(**{name: tf.constant(value) for name, value in features.items()})["score"].numpy()
+    np.testing.assert_allclose(step.predict("float32", **features)["score"], expected, atol=1e-6)
+    # The integer category stays what it is.
+    assert integer_only.file is not None, integer_only.failure
+    assert [(t.name, t.dtype) for t in integer_only.file.signature().inputs] == [
+        ("amount", "int8"),
+        ("category", "int64"),
+    ]
+    np.testing.assert_allclose(step.predict("integer_only_int8", **features)["score"], expected, atol=0.1)
+
+
+def test_a_recipe_that_fails_is_recorded_and_all_failing_is_an_error(step: Step, tmp_path: Path) -> None:
+    module = tf.Module()
+
+    @models.traced(tf.TensorSpec([None, 16], tf.float32, name="image"))
+    def serve(image: Any) -> dict[str, Any]:
+        return {"y": tf.math.sin(image @ tf.ones([16, 4]))}
+
+    tf.saved_model.save(module, str(tmp_path / "m" / "Format-Serving"), signatures={"serving_default": serve})
+    examples = models.write_examples(tmp_path / "examples", {"train": models.rows(9)})
+    with pytest.raises(ConversionError, match=r"None of the 2 recipes could be converted:") as caught:
+        step.run(tmp_path / "m", ["integer_only_int8", "integer_only_uint8"], examples)
+    assert str(caught.value).count("SIN") == 2
+    assert not any(step.output.iterdir())
+
+    manifest = step.run(tmp_path / "m", ["integer_only_int8", "full_integer"], examples)
+    failed, full_integer = manifest.variants
+    assert (failed.path, failed.file) == (None, None)
+    assert failed.failure is not None
+    assert failed.failure.code in ("unsupported_ops", "inspection_failed")
+    assert "full_integer" in failed.failure.advice
+    assert full_integer.file is not None
+    assert [op.name for op in full_integer.file.ops if op.float_count] == ["SIN"]
+    assert sorted(path.name for path in step.output.iterdir()) == ["full_integer", "manifest.json"]
+    assert step.variants.get_int_custom_property("num_variants") == 1
+    assert step.variants.get_int_custom_property("num_failed") == 1
+
+
+# --- bad input: a clear error, and nothing written --------------------------------------------------------------------
+
+
+def test_without_a_saved_model(step: Step, tmp_path: Path) -> None:
+    (tmp_path / "m" / "Format-Serving").mkdir(parents=True)
+    (tmp_path / "m" / "Format-Serving" / "model.keras").write_bytes(b"")
+    with pytest.raises(
+        ConversionError, match=r"holds no SavedModel: there is no saved_model\.pb.*Format-Serving.*run_fn"
+    ):
+        step.run(tmp_path / "m", ["float32"])
+    assert not any(step.output.iterdir())
+
+
+def test_splits(step: Step, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    model = models.raw_model(tmp_path_factory)
+    examples = models.write_examples(tmp_path / "examples", {"train": [], "eval": EVAL_ROWS})
+    with pytest.raises(CalibrationError, match=r"no split 'test' .*Their splits: train, eval\..*CalibrationSpec"):
+        step.run(model, ["full_integer"], examples, calibration={"split": "test"})
+    with pytest.raises(CalibrationError, match=r"Split 'train' holds no examples .*another split"):
+        step.run(model, ["float32", "full_integer"], examples)
+    for path in (tmp_path / "examples" / "Split-train").iterdir():
+        path.unlink()
+    with pytest.raises(CalibrationError, match=r"Split 'train' of the examples has no files"):
+        step.run(model, ["full_integer"], examples)
+    assert not any(step.output.iterdir())
+
+
+def test_nan_in_calibration_data(step: Step, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    rows = models.rows(20)
+    rows[13]["image"][0] = np.nan
+    examples = models.write_examples(tmp_path / "examples", {"train": rows})
+    with pytest.raises(CalibrationError, match="'image' has NaN or infinite values in 1 of 20"):
+        step.run(models.serving_model(tmp_path_factory), ["float32", "full_integer"], examples)
+    assert not any(step.output.iterdir())
+
+
+def test_unknown_signature(step: Step, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(SignatureError, match=r"no signature 'mobile'\. It has: serve, serving_default"):
+        step.run(models.raw_model(tmp_path_factory), ["float32"], signature_name="mobile")
+    assert not any(step.output.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("feature", "densify", "words"),
+    [
+        (tf.io.VarLenFeature(tf.float32), tf.sparse.to_dense, "'words' as sparse"),
+        (
+            tf.io.FixedLenFeature([1], tf.string),
+            lambda text: tf.cast(tf.strings.length(text), tf.float32),
+            "'words' as a string",
+        ),
+    ],
+)
+def test_features_that_a_phone_cannot_be_fed(
+    step: Step, tmp_path: Path, feature: Any, densify: Callable[[Any], Any], words: str
+) -> None:
+    models.save_parsing_module(
+        tmp_path / "m" / "Format-Serving", {"words": feature}, lambda f: {"y": tf.reduce_sum(densify(f["words"]))}
+    )
+    with pytest.raises(SignatureError, match=rf"{words}.*run_fn"):
+        step.run(tmp_path / "m", ["float32"])
+    assert not any(step.output.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"recipes": '["float23"]'}, "Unknown recipe 'float23'. Valid names: float32, "),
+        ({"recipes": "float32"}, "recipes='float32' is not JSON"),
+        ({"recipes": '["full_integer"]'}, "full_integer calibrate, but TFLiteConverter got no examples"),
+        ({"recipes": '["float32"]', "batch_size": "0"}, "batch_size='0' is not valid"),
+        ({"recipes": '["float32"]', "deadline_seconds": "soon"}, "deadline_seconds='soon' is not valid"),
+        ({"recipes": '["float32"]', "calibration": '{"splits": "train"}'}, "splits='train'"),
+    ],
+)
+def test_runtime_parameters_are_validated_by_the_executor(
+    step: Step, tmp_path: Path, parameters: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message.replace(".", r"\.")):
+        step.run(tmp_path / "m", **parameters)
+    assert not any(step.output.iterdir())
+
+
+# --- defining the step ------------------------------------------------------------------------------------------------
+
+MODEL = Channel(type=Model)
+EXAMPLES = Channel(type=Examples)
+
+
+def test_definition_with_defaults() -> None:
+    converter = TFLiteConverter(model=MODEL, examples=EXAMPLES, recipes=["float32", "integer_only_int8"])
+    parameters = converter.exec_properties
+    assert [recipe["name"] for recipe in json.loads(parameters["recipes"])] == ["float32", "integer_only_int8"]
+    assert json.loads(parameters["calibration"]) == CalibrationSpec().model_dump()
+    assert (parameters["batch_size"], parameters["signature_name"]) == ("1", "serving_default")
+    fingerprint = json.loads(parameters["fingerprint"])
+    assert fingerprint["versions"]["tensorflow"] == tf.__version__
+    assert fingerprint["recipe_schema"] == 1
+    assert converter.outputs["variants"].type is TFLiteVariants
+    assert converter.executor_spec.class_path == "tfx_mobile.tflite_converter.executor.Executor"
+
+
+def test_definition_with_runtime_parameters() -> None:
+    def parameter(name: str, ptype: type) -> RuntimeParameter:
+        return RuntimeParameter(name=name, ptype=ptype)
+
+    converter = TFLiteConverter(
+        model=MODEL,
+        recipes=parameter("recipes", str),
+        signature_name=parameter("signature", str),
+        calibration=parameter("calibration", str),
+        batch_size=parameter("batch", str),
+        deadline_seconds=parameter("deadline", float),
+    )
+    assert isinstance(converter.exec_properties["recipes"], RuntimeParameter)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"recipes": ["float23"]}, "Unknown recipe 'float23'"),
+        ({"recipes": []}, "recipes is empty"),
+        ({"recipes": ["float32", "int16x8"]}, "The recipes int16x8 calibrate, .*examples=example_gen"),
+        ({"recipes": ["float32"], "batch_size": "many"}, "batch_size='many'"),
+        ({"recipes": ["float32"], "batch_size": 0}, "batch_size=0"),
+        ({"recipes": ["float32"], "deadline_seconds": -1}, "deadline_seconds=-1"),
+        ({"recipes": ["float32"], "signature_name": ""}, "signature_name=''"),
+    ],
+)
+def test_wrong_definitions(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TFLiteConverter(model=MODEL, **parameters)

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from tests.fakes import models
+from tfx_mobile.child_process import ChildDied
+from tfx_mobile.errors import ConverterCrashedError
+from tfx_mobile.recipes import BUILTIN_RECIPES, CalibrationSpec, ConversionRecipe
+from tfx_mobile.records import ModelFileRecord, OpRecord, SignatureRecord, TensorRecord
+from tfx_mobile.tflite_converter import failures
+from tfx_mobile.tflite_converter.conversion import Conversion, convert
+from tfx_mobile.tflite_converter.inspection import inspect
+from tfx_mobile.tflite_converter.worker import Job
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Conversion]:
+    """Converts `Format-Serving` of a folder by recipe names; the 30 rows of `models.rows` calibrate."""
+
+    def run(model: Path, *recipes: str | ConversionRecipe, deadline_seconds: float = 120, **changes: Any) -> Conversion:
+        resolved = tuple(BUILTIN_RECIPES[r] if isinstance(r, str) else r for r in recipes)
+        examples = tmp_path / "examples.gz"
+        models.write_records(examples, map(models.serialize, models.rows(30)))
+        work_dir = tmp_path / f"work-{len(list(tmp_path.iterdir()))}"
+        work_dir.mkdir()
+        job = Job(
+            saved_model=str(model / "Format-Serving"),
+            signature_name="serving_default",
+            recipes=resolved,
+            batch_size=1,
+            calibration=CalibrationSpec() if any(r.calibrates for r in resolved) else None,
+            example_files=(str(examples),),
+            work_dir=str(work_dir),
+        )
+        return convert(job.model_copy(update=changes), deadline_seconds=deadline_seconds)
+
+    return run
+
+
+def _raw_module(path: Path, function: Callable[[Any], Any], **attributes: Any) -> Path:
+    module = tf.Module()
+    for name, value in attributes.items():
+        setattr(module, name, value)
+
+    @models.traced(tf.TensorSpec([None, 16], tf.float32, name="image"))
+    def serve(image: Any) -> dict[str, Any]:
+        return {"y": function(image)}
+
+    tf.saved_model.save(module, str(path / "Format-Serving"), signatures={"serving_default": serve})
+    return path
+
+
+def test_an_abort_costs_the_recipe_at_hand_and_the_front_end_avoids_it(
+    run: Callable[..., Conversion], tmp_path: Path
+) -> None:
+    network = models.raw_network()
+
+    @models.traced(tf.TensorSpec([None, 16], tf.float32, name="image"))
+    def serve(image: Any) -> dict[str, Any]:
+        return {"probabilities": network(image)}
+
+    tf.saved_model.save(network, str(tmp_path / "m" / "Format-Serving"), signatures={"serving_default": serve})
+    direct = run(tmp_path / "m", "float32", "full_integer", route="direct")
+    if direct.files:
+        pytest.skip(f"TensorFlow {tf.__version__} converts this Keras 3 SavedModel; 2.16 aborts")
+    assert direct.route == "direct"
+    for variant in direct.variants:
+        assert variant.failure is not None
+        assert variant.failure.code == "converter_crashed"
+        assert "killed by SIGABRT" in variant.failure.message
+        assert "LLVM ERROR" in variant.failure.message
+        assert "model.export" in variant.failure.advice
+    resigned = run(tmp_path / "m", "float32", "full_integer")
+    assert (resigned.route, sorted(resigned.files)) == ("resigned", ["float32", "full_integer"])
+
+
+def test_a_hang_costs_the_recipe_at_hand(run: Callable[..., Conversion], tmp_path: Path) -> None:
+    def spin(image: Any) -> Any:
+        # Zeros end at once; a calibration example keeps the interpreter busy for minutes.
+        rounds = tf.cast(tf.reduce_sum(tf.abs(image)) * 1e9, tf.float32)
+        _, result = tf.while_loop(lambda i, _: i < rounds, lambda i, x: (i + 1.0, x * 0.99), (0.0, image))
+        return result
+
+    hung = run(_raw_module(tmp_path / "m", spin), "float32", "full_integer", "float16", deadline_seconds=5)
+    by_name = {variant.name: variant for variant in hung.variants}
+    failure = by_name["full_integer"].failure
+    assert failure is not None
+    assert (failure.code, "deadline_seconds" in failure.advice) == ("converter_timeout", True)
+    assert failure.message == "The conversion gave no result within 5 seconds."
+    assert sorted(hung.files) == ["float16", "float32"]
+
+
+def test_an_exception_costs_the_recipe_and_names_the_ops(run: Callable[..., Conversion], tmp_path: Path) -> None:
+    model = _raw_module(tmp_path / "m", lambda image: tf.linalg.det(tf.reshape(image, [-1, 4, 4])))
+    conversion = run(model, "float32", ConversionRecipe(name="open", quantization="none", batch_size="dynamic"))
+    for variant in conversion.variants:
+        assert variant.failure is not None
+        assert variant.failure.code == "unsupported_ops"
+        assert "MatrixDeterminant" in variant.failure.message
+    assert conversion.files == {}
+
+
+def test_direct_conversion_where_freezing_is_impossible(run: Callable[..., Conversion], tmp_path: Path) -> None:
+    keys = tf.lookup.KeyValueTensorInitializer(tf.constant([0, 1], tf.int64), tf.constant([10, 20], tf.int64))
+    table = tf.lookup.StaticHashTable(keys, 0)
+    model = _raw_module(tmp_path / "m", lambda image: table.lookup(tf.cast(image, tf.int64)), table=table)
+    conversion = run(model, "float32")
+    assert conversion.route == "direct"
+    # Nothing can be re-signed, so the batch size is what the model was saved with.
+    assert conversion.variants[0].recipe.batch_size == "dynamic"
+    assert conversion.signature.inputs[0].shape == (-1, 16)
+
+
+def test_equal_bytes_from_separate_processes(
+    run: Callable[..., Conversion], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = models.raw_model(tmp_path_factory)
+    first, second = (run(model, "float32", "integer_only_int8", "int16x8") for _ in range(2))
+    assert first.variants == second.variants
+    assert first.calibration == second.calibration
+    assert len(first.files) == 3
+    assert all(first.files[name].read_bytes() == second.files[name].read_bytes() for name in first.files)
+
+
+def test_a_child_that_dies_before_the_first_recipe(
+    run: Callable[..., Conversion], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tfx_mobile.tflite_converter.conversion.STARTUP_SECONDS", 0.05)
+    with pytest.raises(ConverterCrashedError, match="no answer within"):
+        run(models.raw_model(tmp_path_factory), "float32")
+
+
+# --- the rules, on made-up files --------------------------------------------------------------------------------------
+
+_EXPECTED = SignatureRecord(
+    key="serving_default",
+    inputs=(
+        TensorRecord(name="category", dtype="int64", shape=(1, 1)),
+        TensorRecord(name="image", dtype="float32", shape=(1, 16)),
+    ),
+    outputs=(TensorRecord(name="y", dtype="float32", shape=(1, 3)),),
+)
+_INTEGER_OPS = (OpRecord(name="FULLY_CONNECTED", version=4, count=1), OpRecord(name="QUANTIZE", version=1, count=1))
+
+
+def _file(io_dtype: str = "float32", ops: tuple[OpRecord, ...] = _INTEGER_OPS, **changes: Any) -> ModelFileRecord:
+    def typed(tensors: tuple[TensorRecord, ...]) -> tuple[TensorRecord, ...]:
+        return tuple(t.model_copy(update={"dtype": io_dtype} if t.dtype == "float32" else {}) for t in tensors)
+
+    signature = SignatureRecord(
+        key=changes.pop("key", "serving_default"),
+        inputs=typed(changes.pop("inputs", _EXPECTED.inputs)),
+        outputs=typed(_EXPECTED.outputs),
+    )
+    return ModelFileRecord(sha256="0" * 64, size_bytes=1, gzip_bytes=1, signatures=(signature,), ops=ops, **changes)
+
+
+def _problem(recipe: str, file: ModelFileRecord) -> str | None:
+    failure = inspect(BUILTIN_RECIPES[recipe], file, _EXPECTED)
+    return None if failure is None else f"{failure.code}: {failure.message}"
+
+
+def test_files_as_asked_pass() -> None:
+    floats = (OpRecord(name="FULLY_CONNECTED", version=1, count=1, float_count=1),)
+    assert _problem("float32", _file(ops=floats)) is None
+    assert _problem("full_integer", _file(ops=(*floats, *_INTEGER_OPS))) is None
+    assert _problem("integer_only_int8", _file("int8")) is None
+    assert _problem("integer_only_uint8", _file("uint8")) is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "file", "problem"),
+    [
+        ("integer_only_int8", _file("float32"), "inspection_failed: Input 'image' is float32 instead of int8."),
+        ("full_integer", _file("int8"), "inspection_failed: Input 'image' is int8 instead of float32."),
+        (
+            "integer_only_int8",
+            _file("int8", (OpRecord(name="SIN", version=1, count=2, float_count=1), *_INTEGER_OPS)),
+            "inspection_failed: Integer-only was asked for, but these ops compute in float: SIN.",
+        ),
+        # What an empty representative dataset gives: a float model with a QUANTIZE (facts, 6.2).
+        (
+            "full_integer",
+            _file(ops=(OpRecord(name="CONV_2D", version=1, count=1, float_count=1), _INTEGER_OPS[1])),
+            "inspection_failed: Nothing in the file computes in integers; its ops are CONV_2D, QUANTIZE.",
+        ),
+        (
+            "int16x8",
+            _file(ops=(OpRecord(name="SHAPE", version=1, count=1),)),
+            "inspection_failed: Nothing in the file computes in integers; its ops are SHAPE.",
+        ),
+        (
+            "float32",
+            _file(select_tf_ops=("FlexSvd",)),
+            "unsupported_ops: TensorFlow Lite has no builtin kernel for: Svd.",
+        ),
+        ("float32", _file(custom_ops=("Mine",)), "unsupported_ops: TensorFlow Lite has no builtin kernel for: Mine."),
+        (
+            "float32",
+            _file(key="serve"),
+            "inspection_failed: The file has signatures ['serve']; expected is 'serving_default' alone.",
+        ),
+        (
+            "float32",
+            _file(inputs=_EXPECTED.inputs[1:]),
+            "inspection_failed: The file's inputs are ['image']; the signature's are ['category', 'image'].",
+        ),
+        (
+            "float32",
+            _file(inputs=(_EXPECTED.inputs[0], TensorRecord(name="image", dtype="float32", shape=(-1, 16)))),
+            "inspection_failed: Input 'image' has shape [-1, 16] instead of [1, 16].",
+        ),
+    ],
+)
+def test_files_not_as_asked(recipe: str, file: ModelFileRecord, problem: str) -> None:
+    assert _problem(recipe, file) == problem
+
+
+def test_messages_hold_nothing_that_changes_from_run_to_run() -> None:
+    stderr = (
+        "W0000 00:00:1754 991 x.cc:3] noise\nF0000 00:00:1754 991 y.cc:7] Check failed: rank == 2 (3 vs. 2)\n@ 0x7f0"
+    )
+    failure = failures.from_death(ChildDied("crashed", "killed by SIGABRT", "SIGABRT", stderr), 60, None)
+    assert failure.message == (
+        "The converter process was killed by SIGABRT. It said last: Check failed: rank == 2 (3 vs. 2)"
+    )
+    error = ValueError("cannot read /tmp/abc/resigned-1/saved_model.pb")
+    failure = failures.from_exception(BUILTIN_RECIPES["float32"], error, "/tmp/abc")
+    assert failure.message == "ValueError: cannot read <work>/resigned-1/saved_model.pb"
+
+
+def test_out_of_memory_has_its_own_advice() -> None:
+    failure = failures.from_death(ChildDied("crashed", "killed by SIGKILL", "SIGKILL", ""), 60, None)
+    assert "memory" in failure.advice
