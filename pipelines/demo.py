@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -103,13 +105,13 @@ class _StepLog(logging.Handler):
 def _progress(console: Console) -> Iterator[None]:
     with console.status("Loading TFX ...") as status:
         handler = _StepLog(console, status)
-        logger = logging.getLogger("absl")
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        # Through absl, not through the logger itself: Keras saves and restores the level that absl knows.
+        absl.logging.set_verbosity(absl.logging.INFO)
+        absl.logging.get_absl_logger().addHandler(handler)
         try:
             yield
         finally:
-            logger.removeHandler(handler)
+            absl.logging.get_absl_logger().removeHandler(handler)
 
 
 def _show_results(console: Console, output: Path) -> None:
@@ -122,35 +124,40 @@ def _show_results(console: Console, output: Path) -> None:
     evaluated = latest_run(metadata_path(output), pipeline.NAME, "QuantizationEvaluator").outputs
     pushed = latest_run(metadata_path(output), pipeline.NAME, "MobilePusher").outputs["pushed_model"]
     record = EvaluationRecord.read(Path(evaluated["blessing"].uri) / BLESSING_FILE)
-    console.print()
+    console.print(
+        f"\nAccuracy on {record.num_examples} examples of split {', '.join(record.splits)}; change in points against "
+        "float."
+    )
     console.print(_results_table(record))
-    console.print(f"\nReport   {os.path.relpath(Path(evaluated['evaluation'].uri) / REPORT_FILE)}")
+    report = Path(evaluated["evaluation"].uri) / REPORT_FILE
+    console.print(f"Report   {output / report.relative_to(output.resolve())}", soft_wrap=True)
     if record.winner is None:
         console.print("Release  none: no variant was blessed, nothing was pushed.")
         return
     properties = pushed.custom_properties
     console.print(
-        f"Release  {properties['release_id'].string_value[:12]} ({record.winner}) on channel "
-        f"{properties['channel'].string_value!r}, {properties[PUSH_STATUS].string_value}"
+        f"Release  {properties['release_id'].string_value[:12]}, {properties[PUSH_STATUS].string_value} on channel "
+        f"{properties['channel'].string_value!r}: {record.winner}, the smallest that passed"
     )
     _act_as_device(console, output)
 
 
 def _results_table(record: Any) -> Table:
-    table = Table(title="Accuracy on the eval split", title_justify="left", header_style="bold")
-    for heading in ("variant", "accuracy", "against float", "bytes", "gzip"):
-        table.add_column(heading, justify="left" if heading == "variant" else "right")
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table.add_column("variant", no_wrap=True)
+    for heading in ("accuracy", "change", "bytes", "gzip"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict and why")
     accuracy = {m.model: m.slices[0].metrics.get(ACCURACY) for m in record.models}
     baseline = accuracy[record.models[0].model]
-    table.add_row("float SavedModel", f"{baseline:.4f}", "", "", "", "baseline")
+    table.add_row("SavedModel", f"{baseline:.4f}", "", "", "", "float baseline")
     for variant in record.variants:
         verdict = record.verdict(variant.name)
         value = accuracy.get(variant.name)
         table.add_row(
             variant.name,
             "" if value is None else f"{value:.4f}",
-            "" if value is None else f"{100 * (value - baseline):+.2f} points",
+            "" if value is None else f"{100 * (value - baseline):+.2f}",
             f"{variant.file.size_bytes:,}" if variant.file else "",
             f"{variant.file.gzip_bytes:,}" if variant.file else "",
             _verdict_text(record, verdict),
@@ -160,7 +167,7 @@ def _results_table(record: Any) -> Table:
 
 def _verdict_text(record: Any, verdict: Any) -> Text:
     if verdict.variant == record.winner:
-        return Text("blessed: the smallest that passed", "green")
+        return Text("blessed", "green")
     if verdict.passed:
         return Text("passed")
     return Text("; ".join(reason.message for reason in verdict.reasons), "red")
@@ -178,14 +185,14 @@ def _act_as_device(console: Console, output: Path) -> None:
     destination = FilesystemDestination(base_directory=str(pipeline.release_store(output.resolve())))
     release = releases.resolve(destination.open_store(), pipeline.NAME, pipeline.CHANNEL)
     console.print(
-        f"Device   resolved version {release.channel_version}, sha256 {release.manifest.file.sha256[:12]} verified, "
-        f"loaded with {RUNTIME}\n"
+        f"Device   version {release.channel_version}, sha256 {release.manifest.file.sha256[:12]} verified, "
+        f"runs on {RUNTIME}\n"
     )
     images, labels = data.unseen()
     runner = SignatureRunner(release.model)
     probabilities = runner.run({data.IMAGE: images})["probabilities"]
     predicted = np.argmax(probabilities, axis=1)
-    _draw(console, images[:6], labels[:6], predicted[:6], probabilities.max(axis=1)[:6])
+    _draw(console, images[:4], labels[:4], predicted[:4], probabilities.max(axis=1)[:4])
     console.print(f"\n{(predicted == labels).sum()} of {len(labels)} digits the pipeline never saw are read correctly.")
 
 
@@ -196,12 +203,12 @@ def _draw(console: Console, images: Any, labels: Any, predicted: Any, confidence
             "".join(shades[round(pixel / 16 * (len(shades) - 1))] * 2 for pixel in image.reshape(8, 8)[row])
             for image in images
         )
-        console.print("   ".join(line), markup=False)
+        console.print("   ".join(line).rstrip(), markup=False)
     captions = (
         f"{'✓' if guess == label else '✗'} {guess} ({100 * sure:.0f} %)"
         for guess, label, sure in zip(predicted, labels, confidence, strict=True)
     )
-    console.print("   ".join(f"{caption:<16}" for caption in captions), markup=False)
+    console.print("   ".join(f"{caption:<16}" for caption in captions).rstrip(), markup=False)
 
 
 if __name__ == "__main__":

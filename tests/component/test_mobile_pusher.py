@@ -17,7 +17,7 @@ from tfx.types.artifact import Artifact
 from tests.component import pusher_artifacts as given
 from tests.fakes.releases import model_bytes, tree
 from tfx_mobile import FilesystemDestination, MobilePusher, TFLiteBlessing, TFLiteModel
-from tfx_mobile.errors import DestinationUnavailableError, ModelFileError, NotBlessedError, TFXMobileError
+from tfx_mobile.errors import DestinationUnavailableError, ModelFileError, NotBlessedError, PushError, TFXMobileError
 from tfx_mobile.mobile_pusher.destinations import destinations_to_json
 from tfx_mobile.mobile_pusher.executor import Executor
 from tfx_mobile.mobile_pusher.releases import resolve
@@ -317,7 +317,7 @@ def test_stock_blessings_must_hold_when_wired(
     inputs[key] = [artifact_type()]
     assert key in assert_not_blessed(place, place.push(inputs))
     inputs[key] = []
-    with pytest.raises(ValueError, match=f"exactly one '{key}'"):
+    with pytest.raises(PushError, match=f"Exactly one '{key}'"):
         place.push(inputs)
     place.assert_untouched()
     inputs[key] = [given.stock_blessing(artifact_type(), blessed=True)]
@@ -450,8 +450,8 @@ def test_a_file_that_is_no_model(place: Place, tmp_path: Path) -> None:
 def test_exactly_one_artifact_per_input(place: Place, inputs: Inputs, key: str) -> None:
     two = inputs[key] * 2
     for found in (two, []):
-        with pytest.raises(ValueError, match=f"exactly one '{key}' artifact and was given {len(found)}"):
+        with pytest.raises(PushError, match=f"Exactly one '{key}' artifact is needed, {len(found)} were given"):
             place.push(inputs | {key: found})
-    with pytest.raises(ValueError, match=f"exactly one '{key}'"):
+    with pytest.raises(PushError, match=f"Exactly one '{key}'"):
         place.push({other: artifacts for other, artifacts in inputs.items() if other != key})
     place.assert_untouched()

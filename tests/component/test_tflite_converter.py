@@ -187,7 +187,7 @@ def test_without_a_saved_model(step: Step, tmp_path: Path) -> None:
 def test_splits(step: Step, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     model = models.raw_model(tmp_path_factory)
     examples = models.write_examples(tmp_path / "examples", {"train": [], "eval": EVAL_ROWS})
-    with pytest.raises(CalibrationError, match=r"no split 'test' .*Their splits: train, eval\..*CalibrationSpec"):
+    with pytest.raises(CalibrationError, match=r"no split 'test'\. Their splits: train, eval\..*CalibrationSpec"):
         step.run(model, ["full_integer"], examples, calibration={"split": "test"})
     with pytest.raises(CalibrationError, match=r"Split 'train' holds no examples .*another split"):
         step.run(model, ["float32", "full_integer"], examples)

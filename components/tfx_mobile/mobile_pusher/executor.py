@@ -12,8 +12,8 @@ from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
 from tfx.types.artifact import Artifact
 
-from tfx_mobile import artifacts
-from tfx_mobile.errors import ModelFileError, NotBlessedError, TFXMobileError
+from tfx_mobile import artifact_io, artifacts
+from tfx_mobile.errors import ModelFileError, NotBlessedError, PushError, TFXMobileError
 from tfx_mobile.mobile_pusher.destinations import Destination, parse_destinations
 from tfx_mobile.mobile_pusher.releases import blob_path, check_channel, check_model_name, plan, publish
 from tfx_mobile.records import (
@@ -74,7 +74,7 @@ class Executor(base_executor.BaseExecutor):
         channel = check_channel(_given(exec_properties, CHANNEL_KEY, DEFAULT_CHANNEL))
         destinations = parse_destinations(_given(exec_properties, DESTINATIONS_KEY, ()))
         dry_run = _parse_flag(_given(exec_properties, DRY_RUN_KEY, 0))
-        pushed_model = _single(output_dict, PUSHED_MODEL_KEY)
+        pushed_model = artifact_io.single(output_dict, PUSHED_MODEL_KEY, PushError)
 
         judgement = _read_judgement(input_dict)
         reasons = _reasons_against(input_dict, judgement)
@@ -84,7 +84,7 @@ class Executor(base_executor.BaseExecutor):
             pushed_model.set_string_custom_property(artifacts.REASONS, canonical_json(reasons).decode())
             return
 
-        variant, file, model = _read_model(_single(input_dict, MODEL_KEY), judgement)
+        variant, file, model = _read_model(artifact_io.single(input_dict, MODEL_KEY, PushError), judgement)
         manifest = _manifest_of(model_name, variant, file, judgement)
         receipts = [plan(d.open_store(), manifest, model, channel) for d in destinations]
         if not dry_run:
@@ -113,34 +113,19 @@ def _parse_flag(value: Any) -> bool:
         raise ValueError(f"dry_run={value!r} is not a boolean; set it to 0 or 1.") from None
 
 
-def _single(artifact_dict: _Inputs, key: str) -> Artifact:
-    found = artifact_dict.get(key) or []
-    if len(found) != 1:
-        raise ValueError(
-            f"MobilePusher needs exactly one {key!r} artifact and was given {len(found)}. Wire {key!r} to a channel "
-            "that holds one artifact per run; put a Resolver in between if it holds more."
-        )
-    return found[0]
-
-
-def _read(artifact: Artifact, file_name: str) -> bytes:
-    with fileio.open(posixpath.join(artifact.uri, file_name), "rb") as stream:
-        return bytes(stream.read())
-
-
 def _read_record(artifact: Artifact, file_name: str, hint: str) -> bytes:
     """Reads a record that must be there."""
     if not fileio.exists(posixpath.join(artifact.uri, file_name)):
         raise NotBlessedError(f"There is no {file_name} in {artifact.uri}. {hint}")
-    return _read(artifact, file_name)
+    return artifact_io.read_bytes(artifact, file_name)
 
 
 def _read_judgement(inputs: _Inputs) -> EvaluationRecord:
-    blessing = _single(inputs, BLESSING_KEY)
+    blessing = artifact_io.single(inputs, BLESSING_KEY, PushError)
     hint = "Wire 'blessing' and 'evaluation' of one QuantizationEvaluator, and run it again."
     judgement = EvaluationRecord.from_json(_read_record(blessing, artifacts.BLESSING_FILE, hint))
     if EVALUATION_KEY in inputs:
-        evaluation = _single(inputs, EVALUATION_KEY)
+        evaluation = artifact_io.single(inputs, EVALUATION_KEY, PushError)
         if EvaluationRecord.from_json(_read_record(evaluation, artifacts.RECORD_FILE, hint)) != judgement:
             raise NotBlessedError(
                 f"The blessing in {blessing.uri} was not given on the evaluation in {evaluation.uri}. {hint}"
@@ -155,7 +140,7 @@ def _reasons_against(inputs: _Inputs, judgement: EvaluationRecord) -> list[str]:
         reasons = [f"{v.variant}: {reason.message}" for v in judgement.verdicts for reason in v.reasons]
         reasons = reasons or ["no variant was blessed"]
     for key, judge in ((MODEL_BLESSING_KEY, "Evaluator"), (INFRA_BLESSING_KEY, "InfraValidator")):
-        if key in inputs and _single(inputs, key).get_int_custom_property(artifacts.BLESSED) != 1:
+        if key in inputs and artifact_io.single(inputs, key, PushError).get_int_custom_property(artifacts.BLESSED) != 1:
             reasons.append(f"{key}: the {judge} did not bless the float model")
     return reasons
 
@@ -180,7 +165,7 @@ def _read_model(artifact: Artifact, judgement: EvaluationRecord) -> tuple[Varian
             f"{artifact.uri} must hold exactly one .tflite file, {artifacts.MODEL_FILE}; it holds "
             f"{', '.join(files) or 'none'}. {hint}"
         )
-    model = _read(artifact, artifacts.MODEL_FILE)
+    model = artifact_io.read_bytes(artifact, artifacts.MODEL_FILE)
     sha256 = sha256_of(model)
     if (sha256, len(model)) != (variant.file.sha256, variant.file.size_bytes):
         raise ModelFileError(
@@ -248,10 +233,8 @@ def _archive(
     files = {artifacts.RELEASE_FILE: manifest.to_json(), artifacts.RECEIPTS_FILE: _to_json(receipts)}
     if model is not None:
         files[artifacts.MODEL_FILE] = model
-    fileio.makedirs(pushed_model.uri)
     for name, data in files.items():
-        with fileio.open(posixpath.join(pushed_model.uri, name), "wb") as stream:
-            stream.write(data)
+        artifact_io.write_bytes(pushed_model, name, data)
 
 
 def _to_json(receipts: list[PushReceipt]) -> bytes:

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import posixpath
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfx.components.util import examples_utils
 from tfx.dsl.components.base.base_executor import BaseExecutor
-from tfx.dsl.io import fileio
-from tfx.proto import example_gen_pb2
-from tfx.types import artifact_utils
 from tfx.types.artifact import Artifact
-from tfx.utils import io_utils, path_utils
+from tfx.utils import io_utils
 
-from tfx_mobile import artifacts
+from tfx_mobile import artifact_io, artifacts
 from tfx_mobile.errors import CalibrationError, ConversionError, RecipeError
 from tfx_mobile.recipes import BatchSize, CalibrationSpec, ConversionRecipe, resolve_recipes
 from tfx_mobile.records import SourceModelRecord, VariantManifest, canonical_json
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
 from tfx_mobile.tflite_converter.worker import Job
 
-_SAVED_MODEL_FILE = "saved_model.pb"
-_READ_BYTES = 1 << 20
+_RECIPES_EXAMPLE = '["float32", "full_integer"]'
+_CALIBRATION_EXAMPLE = '{"split": "train", "num_samples": 200}'
 
 
 def versions() -> dict[str, str]:
@@ -102,19 +96,26 @@ class Executor(BaseExecutor):
             CalibrationError: The calibration examples are missing or damaged.
             ConversionError: There is no SavedModel, or every recipe failed.
         """
-        recipes = resolve_recipes(_from_json(exec_properties["recipes"], "recipes"))
+        recipes = resolve_recipes(
+            artifact_io.from_json(exec_properties["recipes"], "recipes", _RECIPES_EXAMPLE, RecipeError)
+        )
         batch_size = parse_batch_size(exec_properties.get("batch_size") or 1)
         deadline_seconds = parse_deadline(exec_properties.get("deadline_seconds") or 600)
-        spec = CalibrationSpec(**(_from_json(exec_properties.get("calibration") or {}, "calibration")))
+        calibration = exec_properties.get("calibration") or {}
+        spec = CalibrationSpec(**artifact_io.from_json(calibration, "calibration", _CALIBRATION_EXAMPLE, RecipeError))
         signature_name = exec_properties.get("signature_name") or "serving_default"
         examples = input_dict.get("examples") or []
         check_examples_given(recipes, bool(examples))
         calibrates = any(recipe.calibrates for recipe in recipes)
-        model = artifact_utils.get_single_instance(input_dict["model"])
-        variants = artifact_utils.get_single_instance(output_dict["variants"])
+        model = artifact_io.single(input_dict, "model", ConversionError)
+        variants = artifact_io.single(output_dict, "variants", ConversionError)
 
-        saved_model_uri = _find_saved_model(model)
-        example_files = _split_files(examples, spec.split) if calibrates else []
+        saved_model_uri = artifact_io.find_saved_model(model, ConversionError)
+        example_files = []
+        if calibrates:
+            example_files = artifact_io.split_files(
+                examples, spec.split, "CalibrationSpec(split=...)", CalibrationError
+            )
         with tempfile.TemporaryDirectory(prefix="tfx-mobile-") as temp:
             saved_model = _local_copy(saved_model_uri, Path(temp) / "saved_model")
             work_dir = Path(temp) / "work"
@@ -131,7 +132,7 @@ class Executor(BaseExecutor):
             conversion = convert(job, deadline_seconds=deadline_seconds)
             _require_one(conversion)
             source = SourceModelRecord(
-                sha256=_digest(Path(saved_model)),
+                sha256=artifact_io.saved_model_sha256(saved_model),
                 uri=model.uri,
                 signature=signature_name,
                 parses_examples=conversion.parses_examples,
@@ -142,86 +143,12 @@ class Executor(BaseExecutor):
             _write(variants, conversion, source, batch_size)
 
 
-def _from_json(value: Any, parameter: str) -> Any:
-    """A parameter that may come as JSON text or as what that text stands for."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError as error:
-        raise RecipeError(
-            f"{parameter}={value!r} is not JSON ({error}). A RuntimeParameter must hold JSON text, for example "
-            f"{_JSON_EXAMPLES[parameter]}."
-        ) from None
-
-
-_JSON_EXAMPLES = {"recipes": '["float32", "full_integer"]', "calibration": '{"split": "train", "num_samples": 200}'}
-
-
-def _find_saved_model(model: Artifact) -> str:
-    """Where the SavedModel lies: where Trainer puts it, or at the artifact's root for one that an Importer brought."""
-    candidates: list[str] = [
-        path_utils.serving_model_path(model.uri, path_utils.is_old_model_artifact(model)),
-        model.uri,
-    ]
-    for candidate in candidates:
-        if fileio.exists(posixpath.join(candidate, _SAVED_MODEL_FILE)):
-            return candidate
-    held = sorted(fileio.listdir(model.uri)) if fileio.isdir(model.uri) else "nothing, it is no folder"
-    raise ConversionError(
-        f"The model artifact {model.uri} holds no SavedModel: there is no {_SAVED_MODEL_FILE} in "
-        f"{' or '.join(candidates)}. It holds: {held}. Let run_fn save to fn_args.serving_model_dir, with "
-        "tf.saved_model.save or model.export; a .keras or .h5 file is not a SavedModel."
-    )
-
-
-def _split_files(examples: Sequence[Artifact], split: str) -> list[str]:
-    """Files of a split, over all artifacts of the channel.
-
-    Raises:
-        CalibrationError: There is no such split, it has no files, or they hold something else than tf.Examples.
-    """
-    for artifact in examples:
-        names = artifact_utils.decode_split_names(artifact.split_names)
-        if split not in names:
-            raise CalibrationError(
-                f"The examples {artifact.uri} have no split {split!r} to calibrate with. Their splits: "
-                f"{', '.join(names) or 'none'}. Choose one with CalibrationSpec(split=...)."
-            )
-        payload = examples_utils.get_payload_format(artifact)
-        if payload != example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE:
-            raise CalibrationError(
-                f"The examples {artifact.uri} are {example_gen_pb2.PayloadFormat.Name(payload)}; calibration reads "
-                "FORMAT_TF_EXAMPLE only. Let ExampleGen write tf.Examples."
-            )
-    patterns = examples_utils.get_split_file_patterns(list(examples), split)
-    files = sorted(path for pattern in patterns for path in fileio.glob(pattern))
-    if not files:
-        raise CalibrationError(
-            f"Split {split!r} of the examples has no files: nothing matches {', '.join(patterns)}. Choose another "
-            "split with CalibrationSpec(split=...), or check the step that wrote the examples."
-        )
-    return files
-
-
 def _local_copy(uri: str, directory: Path) -> str:
     """`uri` itself if it is local, else the path of a copy in `directory`."""
     if "://" not in uri:
         return uri
     io_utils.copy_dir(uri, str(directory))
     return str(directory)
-
-
-def _digest(saved_model: Path) -> str:
-    """SHA-256 over the sorted relative paths, sizes and contents of a SavedModel's files."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in saved_model.rglob("*") if path.is_file()):
-        name = path.relative_to(saved_model).as_posix().encode()
-        digest.update(b"%d:%s:%d:" % (len(name), name, path.stat().st_size))
-        with path.open("rb") as stream:
-            while chunk := stream.read(_READ_BYTES):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _require_one(conversion: Conversion) -> None:
@@ -238,11 +165,9 @@ def _write(artifact: Artifact, conversion: Conversion, source: SourceModelRecord
     for variant in conversion.variants:
         if variant.name in conversion.files:
             path = artifacts.variant_path(variant.name)
-            folder = posixpath.join(artifact.uri, variant.name)
-            fileio.makedirs(folder)
-            _write_bytes(posixpath.join(artifact.uri, path), conversion.files[variant.name].read_bytes())
+            artifact_io.write_bytes(artifact, path, conversion.files[variant.name].read_bytes())
             recipe = canonical_json(variant.recipe.model_dump(mode="json"))
-            _write_bytes(posixpath.join(folder, artifacts.RECIPE_FILE), recipe)
+            artifact_io.write_bytes(artifact, posixpath.join(variant.name, artifacts.RECIPE_FILE), recipe)
             variant = variant.model_copy(update={"path": path})
         variants.append(variant)
     manifest = VariantManifest(
@@ -252,12 +177,7 @@ def _write(artifact: Artifact, conversion: Conversion, source: SourceModelRecord
         versions=versions(),
         variants=tuple(variants),
     )
-    _write_bytes(posixpath.join(artifact.uri, artifacts.MANIFEST_FILE), manifest.to_json())
+    artifact_io.write_bytes(artifact, artifacts.MANIFEST_FILE, manifest.to_json())
     artifact.set_int_custom_property(artifacts.NUM_VARIANTS, len(conversion.files))
     artifact.set_int_custom_property(artifacts.NUM_FAILED, len(variants) - len(conversion.files))
     artifact.set_string_custom_property(artifacts.SOURCE_SHA256, source.sha256)
-
-
-def _write_bytes(uri: str, data: bytes) -> None:
-    with fileio.open(uri, "wb") as stream:
-        stream.write(data)
