@@ -87,10 +87,10 @@ demo: setup ## digits in, a verified on-device release out; a second run is serv
 	@$(RUN) -m pipelines.demo $(ARGS)
 
 test: setup ## the whole default suite
-	@$(RUN) -m pytest -q $(ARGS)
+	@$(RUN) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 test-fast: setup ## the suite without the tests that take minutes
-	@$(RUN) -m pytest -q -m "not slow" $(ARGS)
+	@$(RUN) -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 # The wheel is what users get: its contract tests run against it, in an environment that cannot see this checkout.
 test-wheel: setup ## build the wheel, install it elsewhere and run the contract tests there

@@ -12,9 +12,7 @@ import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tfx.components.util import examples_utils
 from tfx.dsl.io import fileio
-from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 from tfx.types.artifact import Artifact
 from tfx.utils import path_utils
@@ -86,6 +84,10 @@ def split_files(examples: Iterable[Artifact], split: str, set_with: str, error: 
         set_with: How a pipeline author chooses the split, for messages.
         error: What to raise if there is no such split, it has no files, or they hold something else.
     """
+    # Imported here: with it comes the stock Evaluator, and TFMA, which defining a pipeline must not need.
+    from tfx.components.util import examples_utils
+    from tfx.proto import example_gen_pb2
+
     examples = list(examples)
     for artifact in examples:
         names = artifact_utils.decode_split_names(artifact.split_names)

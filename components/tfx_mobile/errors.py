@@ -8,6 +8,7 @@
     │   ├── CalibrationError          calibration data is missing, too small or damaged
     │   └── ConverterCrashedError     the converter process died or ran out of time
     ├── EvaluationError               the evaluation cannot be carried out as configured
+    │   └── EvalConfigError           the EvalConfig or another parameter makes no sense (also a ValueError)
     ├── ModelFileError                a .tflite that is corrupt, altered or cannot be loaded
     └── PushError                     publishing failed
         ├── NotBlessedError           the blessing does not name the bytes at hand
@@ -52,6 +53,10 @@ class ConverterCrashedError(ConversionError):
 
 class EvaluationError(TFXMobileError):
     """The evaluation cannot be carried out as configured."""
+
+
+class EvalConfigError(EvaluationError, ValueError):
+    """The EvalConfig or a parameter of the evaluation is invalid; raised while the pipeline is defined if possible."""
 
 
 class ModelFileError(TFXMobileError):

@@ -1,0 +1,108 @@
+"""QuantizationEvaluator as a pipeline author writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
+from tfx.dsl.components.base.executor_spec import BeamExecutorSpec
+from tfx.orchestration.data_types import RuntimeParameter
+from tfx.types import BaseChannel, Channel
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
+from tfx.types.standard_artifacts import Examples, Model, ModelEvaluation
+
+from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
+from tfx_mobile.quantization_evaluator import eval_config as eval_configs
+from tfx_mobile.quantization_evaluator import executor
+from tfx_mobile.records import Budget, canonical_json
+
+
+class QuantizationEvaluatorSpec(ComponentSpec):
+    """Ports of QuantizationEvaluator."""
+
+    INPUTS: ClassVar[Mapping[str, ChannelParameter]] = {
+        executor.EXAMPLES_KEY: ChannelParameter(type=Examples),
+        executor.MODEL_KEY: ChannelParameter(type=Model),
+        executor.VARIANTS_KEY: ChannelParameter(type=TFLiteVariants),
+    }
+    OUTPUTS: ClassVar[Mapping[str, ChannelParameter]] = {
+        executor.EVALUATION_KEY: ChannelParameter(type=ModelEvaluation),
+        executor.BLESSING_KEY: ChannelParameter(type=TFLiteBlessing),
+        executor.BLESSED_MODEL_KEY: ChannelParameter(type=TFLiteModel),
+    }
+    PARAMETERS: ClassVar[Mapping[str, ExecutionParameter]] = {
+        executor.EVAL_CONFIG_KEY: ExecutionParameter(type=str),
+        executor.EXAMPLE_SPLITS_KEY: ExecutionParameter(type=str),
+        executor.BUDGET_KEY: ExecutionParameter(type=str),
+        executor.OBJECTIVE_KEY: ExecutionParameter(type=str),
+        executor.FINGERPRINT_KEY: ExecutionParameter(type=str),
+    }
+
+
+class QuantizationEvaluator(BaseBeamComponent):
+    """Scores the float SavedModel and every variant on the same examples, and blesses the best variant that passes.
+
+    One Beam pass feeds the examples to the SavedModel, which is the baseline, and to every variant, through their
+    signatures; TFMA computes metrics, slices and thresholds. A variant that cannot be loaded or misses a threshold is
+    not blessed and the reason recorded; that is a result, not an error. See docs/quantization_evaluator.md.
+
+    Args:
+        examples: Channel of Examples: what the float model is served with, labels included.
+        model: Channel of Model: the SavedModel the variants were converted from.
+        variants: Channel of TFLiteVariants, from `TFLiteConverter.outputs['variants']`.
+        eval_config: A tfma.EvalConfig as a stock Evaluator takes it, with one ModelSpec (or a candidate and a
+            baseline), or its JSON form. It needs at least one threshold; a change threshold compares each variant with
+            the float model, from the first run on. Beware that TFMA applies a plain `MetricConfig.threshold` to every
+            slice; use `per_slice_thresholds` to gate slices differently.
+        example_splits: Splits to evaluate; None for `eval`.
+        budget: Hard limits a variant must keep, such as `Budget(max_size_bytes=...)`.
+        objective: How the winner is chosen among the variants that pass; `size` takes the smallest.
+
+    `eval_config`, `example_splits`, `budget` (JSON) and `objective` may be RuntimeParameters of ptype `str`; their
+    values are then checked when the component runs.
+
+    Component `outputs` contains `evaluation` (ModelEvaluation: TFMA's result files, `record.json` and `report.html`),
+    `blessing` (TFLiteBlessing) and `blessed_model` (TFLiteModel).
+
+    Raises:
+        EvalConfigError: A ValueError. A parameter is not valid, or no variant could ever fail.
+    """
+
+    SPEC_CLASS = QuantizationEvaluatorSpec
+    EXECUTOR_SPEC = BeamExecutorSpec(executor.Executor)
+
+    def __init__(
+        self,
+        examples: BaseChannel,
+        model: BaseChannel,
+        variants: BaseChannel,
+        eval_config: Any,
+        example_splits: Sequence[str] | RuntimeParameter | None = None,
+        budget: Budget | Mapping[str, Any] | RuntimeParameter | None = None,
+        objective: str | RuntimeParameter = "size",
+    ) -> None:
+        if not isinstance(eval_config, RuntimeParameter):
+            eval_config = eval_configs.to_json(eval_config)
+        if not isinstance(example_splits, RuntimeParameter):
+            example_splits = canonical_json(executor.parse_splits(example_splits)).decode()
+        if not isinstance(budget, RuntimeParameter):
+            budget = executor.parse_budget(budget).to_json().decode()
+        if not isinstance(objective, RuntimeParameter):
+            objective = executor.parse_objective(objective)
+        super().__init__(
+            spec=QuantizationEvaluatorSpec(
+                examples=examples,
+                model=model,
+                variants=variants,
+                eval_config=eval_config,
+                example_splits=example_splits,
+                budget=budget,
+                objective=objective,
+                # TFX's cache key does not see code: what decides the verdicts must be among the parameters.
+                fingerprint=canonical_json({"versions": executor.versions()}).decode(),
+                evaluation=Channel(type=ModelEvaluation),
+                blessing=Channel(type=TFLiteBlessing),
+                blessed_model=Channel(type=TFLiteModel),
+            )
+        )

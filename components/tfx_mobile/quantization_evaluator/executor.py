@@ -1,0 +1,304 @@
+"""TFX artifacts in, TFX artifacts out: checks what can be checked first, then measures, judges and writes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import posixpath
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from absl import logging
+from pydantic import ValidationError
+from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils
+from tfx.types.artifact import Artifact
+
+from tfx_mobile import artifact_io, artifacts
+from tfx_mobile.errors import EvalConfigError, EvaluationError
+from tfx_mobile.quantization_evaluator import eval_config as eval_configs
+from tfx_mobile.quantization_evaluator import gates, predict, report
+from tfx_mobile.records import (
+    BlessedModelRecord,
+    Budget,
+    EvaluationRecord,
+    Failure,
+    Objective,
+    Variant,
+    VariantManifest,
+    canonical_json,
+    sha256_of,
+)
+from tfx_mobile.tflite.preflight import preflight
+
+EXAMPLES_KEY = "examples"
+MODEL_KEY = "model"
+VARIANTS_KEY = "variants"
+EVAL_CONFIG_KEY = "eval_config"
+EXAMPLE_SPLITS_KEY = "example_splits"
+BUDGET_KEY = "budget"
+OBJECTIVE_KEY = "objective"
+FINGERPRINT_KEY = "fingerprint"
+EVALUATION_KEY = "evaluation"
+BLESSING_KEY = "blessing"
+BLESSED_MODEL_KEY = "blessed_model"
+
+DEFAULT_SPLITS = ("eval",)
+
+_TELEMETRY = ["QuantizationEvaluator"]
+_VERSIONED = ("tfx-mobile", "tensorflow-model-analysis", "tensorflow", "ai-edge-litert")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the verdicts, read without importing any of it."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONED}
+
+
+def parse_splits(value: Any) -> tuple[str, ...]:
+    """The splits to evaluate.
+
+    Raises:
+        EvalConfigError: `value` is no list of names.
+    """
+    splits = artifact_io.from_json(value, EXAMPLE_SPLITS_KEY, '["eval"]', EvalConfigError) or DEFAULT_SPLITS
+    if isinstance(splits, str) or not all(isinstance(split, str) and split for split in splits):
+        raise EvalConfigError(f"example_splits={value!r} is not valid. Give a list of names, such as ['eval'].")
+    return tuple(dict.fromkeys(splits))
+
+
+def parse_budget(value: Any) -> Budget:
+    """The limits.
+
+    Raises:
+        EvalConfigError: `value` is no Budget.
+    """
+    if isinstance(value, Budget):
+        return value
+    limits = artifact_io.from_json(value, BUDGET_KEY, '{"max_size_bytes": 1000000}', EvalConfigError) or {}
+    try:
+        return Budget.model_validate(limits)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise EvalConfigError(
+            f"budget={value!r} is not valid: {problems}. Use Budget(max_size_bytes=...); its fields are "
+            f"{', '.join(Budget.model_fields)}."
+        ) from None
+
+
+def parse_objective(value: Any) -> Objective:
+    """How the winner is chosen.
+
+    Raises:
+        EvalConfigError: There is no such objective.
+    """
+    for objective in get_args(Objective):
+        if value == objective:
+            return objective  # type: ignore[no-any-return]
+    raise EvalConfigError(f"objective={value!r} is unknown. Use one of: {', '.join(get_args(Objective))}.")
+
+
+class Executor(BaseBeamExecutor):
+    """Executor of QuantizationEvaluator; its class path is public, compiled pipelines name it."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[Artifact]],
+        output_dict: dict[str, list[Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Evaluates the variants; on an error nothing is left in the outputs.
+
+        Args:
+            input_dict: `examples`, `model`, `variants`; other keys are ignored.
+            output_dict: `evaluation`, `blessing`, `blessed_model`.
+            exec_properties: The component's parameters, as JSON or as what it stands for.
+
+        Raises:
+            EvalConfigError: A parameter is not valid.
+            EvaluationError: The inputs do not fit each other or the parameters.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        config = eval_configs.from_json(exec_properties[EVAL_CONFIG_KEY])
+        splits = parse_splits(exec_properties.get(EXAMPLE_SPLITS_KEY))
+        budget = parse_budget(exec_properties.get(BUDGET_KEY))
+        objective = parse_objective(exec_properties.get(OBJECTIVE_KEY) or "size")
+        outputs = {key: artifact_utils.get_single_instance(output_dict[key]) for key in _OUTPUTS}
+
+        examples = input_dict.get(EXAMPLES_KEY) or []
+        variants = artifact_io.single(input_dict, VARIANTS_KEY, EvaluationError)
+        manifest = _read_manifest(variants)
+        baseline = _describe_baseline(artifact_io.single(input_dict, MODEL_KEY, EvaluationError), manifest, config)
+        if not examples:
+            raise EvaluationError("There are no examples to evaluate. Wire examples=example_gen.outputs['examples'].")
+        choose = "example_splits=[...]"
+        files = {split: artifact_io.split_files(examples, split, choose, EvaluationError) for split in splits}
+
+        # These import TFMA, tfx.components through the stock Evaluator; pipelines are defined without.
+        from tfx.components.util import tfxio_utils
+
+        from tfx_mobile.quantization_evaluator import evaluation
+
+        evaluation.check_examples(files, baseline, eval_configs.feature_keys(config))
+        failures = _find_failures(variants, manifest)
+        runnable = [v for v in manifest.converted() if v.name not in failures]
+        make_source = tfxio_utils.get_tfxio_factory_from_artifact(
+            examples, _TELEMETRY, raw_record_column_name=evaluation.RAW_RECORD_COLUMN
+        )
+        try:
+            measurement = evaluation.measure(
+                self._make_beam_pipeline,
+                [make_source(paths).BeamSource() for paths in files.values()],
+                baseline,
+                [_variant_file(variants.uri, variant, manifest) for variant in runnable],
+                config,
+                outputs[EVALUATION_KEY].uri,
+            )
+            verdicts = gates.judge(
+                manifest.variants,
+                failures,
+                measurement.rejections,
+                measurement.not_finite,
+                measurement.num_examples,
+                measurement.models,
+                budget,
+            )
+            record = EvaluationRecord(
+                source_sha256=manifest.source.sha256,
+                variants=manifest.variants,
+                num_examples=measurement.num_examples,
+                splits=splits,
+                models=measurement.models,
+                verdicts=verdicts,
+                objective=objective,
+                budget=budget,
+                winner=gates.choose_smallest(manifest.variants, verdicts),
+                versions=versions(),
+                gated_metrics=eval_configs.gated_metrics(config),
+                error_splits=gates.split_errors(manifest.variants, measurement.models),
+            )
+            _write(outputs, record, manifest, variants)
+        except BaseException:
+            _discard(outputs.values())
+            raise
+
+
+_OUTPUTS = (EVALUATION_KEY, BLESSING_KEY, BLESSED_MODEL_KEY)
+
+
+def _read_manifest(variants: Artifact) -> VariantManifest:
+    uri = posixpath.join(variants.uri, artifacts.MANIFEST_FILE)
+    if not fileio.exists(uri):
+        raise EvaluationError(
+            f"There is no {artifacts.MANIFEST_FILE} in {variants.uri}. Wire variants=converter.outputs['variants'] of "
+            "a TFLiteConverter, and run it again if its output was deleted."
+        )
+    manifest = VariantManifest.from_json(artifact_io.read_bytes(variants, artifacts.MANIFEST_FILE))
+    if eval_configs.BASELINE in {variant.name for variant in manifest.variants}:
+        raise EvaluationError(
+            f"A variant is called {eval_configs.BASELINE!r}, the name of the float baseline. Give its recipe "
+            "another name and run TFLiteConverter again."
+        )
+    return manifest
+
+
+def _describe_baseline(model: Artifact, manifest: VariantManifest, config: Any) -> predict.FloatModel:
+    uri = artifact_io.find_saved_model(model, EvaluationError)
+    source = manifest.source
+    if (sha256 := artifact_io.saved_model_sha256(uri)) != source.sha256:
+        raise EvaluationError(
+            f"The SavedModel {uri} is not the one the variants were converted from: it hashes to {sha256}, their "
+            f"manifest says {source.sha256}. Wire the same model to TFLiteConverter and QuantizationEvaluator."
+        )
+    signature = eval_configs.template(config).signature_name or source.signature
+    parses_examples = source.parses_examples if signature == source.signature else None
+    baseline = predict.describe_saved_model(uri, signature, parses_examples)
+    expected = tuple(sorted(output.name for output in source.outputs))
+    if baseline.outputs != expected:
+        raise EvaluationError(
+            f"Signature {signature!r} of the SavedModel {uri} returns {', '.join(baseline.outputs)}, the variants "
+            f"return {', '.join(expected)}: they cannot be compared. Wire the model the variants were converted from, "
+            f"and leave signature_name out of eval_config or set it to {source.signature!r}."
+        )
+    return baseline
+
+
+def _find_failures(variants: Artifact, manifest: VariantManifest) -> dict[str, Failure]:
+    """Variants that cannot be scored: those not converted, and those that do not pass the three doors."""
+    failures = {variant.name: variant.failure for variant in manifest.variants if variant.failure is not None}
+    with tempfile.TemporaryDirectory(prefix="tfx-mobile-") as temp:
+        for variant in manifest.converted():
+            failure = _inspect(variants, variant, Path(temp))
+            if failure is not None:
+                logging.warning("Variant %s is not evaluated: %s %s", variant.name, failure.code, failure.message)
+                failures[variant.name] = failure
+    return failures
+
+
+def _inspect(variants: Artifact, variant: Variant, temp: Path) -> Failure | None:
+    if variant.file is None or variant.path is None:
+        return None
+    source = posixpath.join(variants.uri, variant.path)
+    if not fileio.exists(source):
+        return Failure(code="missing", message=f"There is no file {source}.", advice="Run TFLiteConverter again.")
+    # Preflight needs a local file, and looks at the very bytes that are hashed.
+    local = temp / f"{variant.name}.tflite"
+    local.write_bytes(artifact_io.read_bytes(variants, variant.path))
+    return preflight(local, sha256=variant.file.sha256)
+
+
+def _variant_file(uri: str, variant: Variant, manifest: VariantManifest) -> predict.VariantFile:
+    assert variant.file is not None  # noqa: S101 (only converted variants are run)
+    assert variant.path is not None  # noqa: S101
+    keys = [signature.key for signature in variant.file.signatures]
+    return predict.VariantFile(
+        name=variant.name,
+        uri=posixpath.join(uri, variant.path),
+        sha256=variant.file.sha256,
+        signature=keys[0] if len(keys) == 1 else manifest.source.signature,
+    )
+
+
+def _write(
+    outputs: Mapping[str, Artifact], record: EvaluationRecord, manifest: VariantManifest, variants: Artifact
+) -> None:
+    """Writes the artifacts beside TFMA's files; the blessing last, so that what is blessed is complete."""
+    evaluation, blessing, blessed_model = (outputs[key] for key in _OUTPUTS)
+    document = record.to_json()
+    winner = record.variant(record.winner) if record.winner is not None else None
+    artifact_io.write_bytes(evaluation, artifacts.RECORD_FILE, document)
+    artifact_io.write_bytes(evaluation, artifacts.REPORT_FILE, report.render(record).encode())
+
+    if winner is not None:
+        assert winner.path is not None  # noqa: S101
+        assert winner.file is not None  # noqa: S101
+        data = artifact_io.read_bytes(variants, winner.path)
+        if (actual := sha256_of(data)) != winner.file.sha256:
+            raise EvaluationError(
+                f"{winner.path} in {variants.uri} was changed while it was evaluated: it hashes to {actual}, "
+                f"{winner.file.sha256} was judged. Run TFLiteConverter again."
+            )
+        artifact_io.write_bytes(blessed_model, artifacts.MODEL_FILE, data)
+        blessed_model.set_int_custom_property(artifacts.SIZE_BYTES, winner.file.size_bytes)
+    blessed = BlessedModelRecord(blessed=record.blessed, variant=winner, source=manifest.source)
+    artifact_io.write_bytes(blessed_model, artifacts.RECORD_FILE, blessed.to_json())
+    blessed_model.set_string_custom_property(artifacts.SOURCE_SHA256, record.source_sha256)
+
+    artifact_io.write_bytes(blessing, artifacts.BLESSING_FILE, document)
+    artifact_io.write_bytes(blessing, artifacts.BLESSED_FILE if record.blessed else artifacts.NOT_BLESSED_FILE, b"")
+    reasons = {v.variant: [reason.message for reason in v.reasons] for v in record.verdicts if v.reasons}
+    blessing.set_string_custom_property(artifacts.REASONS, canonical_json(reasons).decode())
+    for artifact in (blessing, blessed_model):
+        artifact.set_int_custom_property(artifacts.BLESSED, int(record.blessed))
+        artifact.set_string_custom_property(artifacts.VARIANT, winner.name if winner else "")
+        artifact.set_string_custom_property(artifacts.SHA256, winner.file.sha256 if winner and winner.file else "")
+
+
+def _discard(outputs: Any) -> None:
+    """Leaves nothing that could be taken for a result."""
+    for artifact in outputs:
+        if fileio.exists(artifact.uri):
+            for name in fileio.listdir(artifact.uri):
+                path = posixpath.join(artifact.uri, name)
+                (fileio.rmtree if fileio.isdir(path) else fileio.remove)(path)

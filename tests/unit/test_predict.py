@@ -1,0 +1,210 @@
+"""Feeding models: quantization as the runtime's own kernel does it, and errors where stock TFMA fills in a default."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.fakes import evaluations, models
+from tfx_mobile.errors import EvaluationError, ModelFileError
+from tfx_mobile.quantization_evaluator.predict import (
+    FloatModel,
+    Models,
+    VariantFile,
+    describe_saved_model,
+    not_finite_rows,
+)
+from tfx_mobile.records import sha256_of
+from tfx_mobile.tflite.runtime import SignatureRunner, quantize
+
+ROWS = models.rows(70)
+IMAGES = models.images(ROWS)
+SERIALIZED = np.array([b""] * len(ROWS), object)
+
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    models.save_raw_model(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def files(saved_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    made = {
+        "float32": evaluations.convert(saved_model, "float32"),
+        "batch_1": evaluations.convert(saved_model, "float32", batch_size=1),
+        "batch_3": evaluations.convert(saved_model, "float32", batch_size=3),
+        "integer_only_int8": evaluations.convert(saved_model, "integer_only_int8", IMAGES),
+    }
+    for name, data in made.items():
+        (folder / name).write_bytes(data)
+    return {name: VariantFile(name, str(folder / name), sha256_of(d), "serving_default") for name, d in made.items()}
+
+
+def baseline(saved_model) -> FloatModel:
+    return describe_saved_model(saved_model, "serving_default", None)
+
+
+def quantize_model(dtype: str, scale: float, zero_point: int) -> bytes:
+    """A file with nothing but a QUANTIZE op: the kernel itself."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    def tensor(name, tensor_type, quantization=None):
+        made = schema.TensorT()
+        made.name, made.type, made.shape, made.shapeSignature = name, tensor_type, [1, 1], [-1, 1]
+        made.buffer, made.quantization = 0, quantization
+        return made
+
+    parameters = schema.QuantizationParametersT()
+    parameters.scale, parameters.zeroPoint = [scale], [zero_point]
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
+    code.version = 1
+    op = schema.OperatorT()
+    op.opcodeIndex, op.inputs, op.outputs = 0, [0], [1]
+    graph = schema.SubGraphT()
+    graph.tensors = [
+        tensor("x", schema.TensorType.FLOAT32),
+        tensor("q", getattr(schema.TensorType, dtype.upper()), parameters),
+    ]
+    graph.inputs, graph.outputs, graph.operators = [0], [1], [op]
+    model = schema.ModelT()
+    model.version, model.subgraphs, model.operatorCodes, model.buffers = 3, [graph], [code], [schema.BufferT()]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "zero_point"),
+    [
+        ("int8", 2 / 255, 0),
+        ("int8", 0.0078125, -1),
+        ("int8", 0.05, -77),
+        ("uint8", 1 / 255, 0),
+        ("uint8", 0.03125, 113),
+    ],
+)
+def test_inputs_are_quantized_as_the_runtimes_own_kernel_does_it(dtype, scale, zero_point):
+    from ai_edge_litert.interpreter import Interpreter
+
+    limits = np.iinfo(dtype)
+    rng = np.random.default_rng(0)
+    ties = (np.arange(limits.min - 5, limits.max + 5) - zero_point + 0.5).astype(np.float32) * np.float32(scale)
+    pixels = np.arange(256, dtype=np.float32) / np.float32(127.5) - 1
+    values = np.concatenate([rng.normal(0, 150 * scale, 20_000), ties, pixels, [0.0, -0.0, 1e4, -1e4]])
+    values = values.astype(np.float32)[:, None]
+    interpreter = Interpreter(model_content=quantize_model(dtype, scale, zero_point), num_threads=1)
+    interpreter.resize_tensor_input(0, values.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(0, values)
+    interpreter.invoke()
+    np.testing.assert_array_equal(quantize(values, scale, zero_point, dtype), interpreter.get_tensor(1))
+
+    # The test would notice what others do.
+    real = values / np.float32(scale)
+    kernel = interpreter.get_tensor(1)
+    assert (np.clip(np.trunc(real + zero_point), limits.min, limits.max) != kernel).any()
+    assert (np.rint(real).astype(np.int64) + zero_point).astype(dtype).tolist() != kernel.tolist()
+
+
+def test_rounding_comes_before_the_zero_point_is_added():
+    # 0.5 is a tie: half to even gives 0, and with the odd zero point -1; the other order gives -0.0 -> 0 - 1 + 1.
+    assert quantize(np.array([0.5, 1.5, -0.5]), 1.0, -1, "int8").tolist() == [-1, 1, -1]
+
+
+def test_all_models_score_the_same_rows(saved_model, files):
+    opened = Models("saved_model", baseline(saved_model), list(files.values()))
+    outputs = opened.predict({"image": IMAGES, "label": np.zeros(len(ROWS))}, SERIALIZED)
+    assert tuple(outputs) == opened.names == ("saved_model", *files)
+    expected = outputs["saved_model"]["output_0"]
+    assert expected.shape == (len(ROWS), models.CLASSES)
+    for name in ("float32", "batch_1", "batch_3"):
+        np.testing.assert_allclose(outputs[name]["output_0"], expected, atol=1e-5)
+    runner = SignatureRunner(Path(files["integer_only_int8"].uri).read_bytes())
+    one_by_one = np.concatenate([runner.run({"image": image[None]})["output_0"] for image in IMAGES])
+    np.testing.assert_allclose(outputs["integer_only_int8"]["output_0"], one_by_one, atol=1.01 / 256)
+
+
+def test_what_travels_to_workers_holds_no_model(saved_model, files):
+    from apache_beam.internal import pickler
+
+    from tfx_mobile.quantization_evaluator.evaluation import _Predict
+
+    fn = pickler.loads(pickler.dumps(_Predict(baseline(saved_model), [files["float32"]])))
+    assert len(pickle.dumps(files["float32"])) < 1000
+    fn.setup()
+    (extracts,) = fn.process({"features": {"image": IMAGES}, "input": SERIALIZED, "kept": 1})
+    assert set(extracts) == {"features", "input", "kept", "predictions"}
+    assert {name: value.shape for name, value in extracts["predictions"].items()} == {
+        "saved_model": (len(ROWS), models.CLASSES),
+        "float32": (len(ROWS), models.CLASSES),
+    }
+
+
+def test_an_error_from_a_worker_in_another_process_is_told_without_its_traceback():
+    from tfx_mobile.quantization_evaluator.evaluation import _own_error
+
+    remote = RuntimeError("Traceback:\n  File 'x'\ntfx_mobile.errors.EvaluationError: No feature.\n\nDuring handling")
+    assert isinstance(_own_error(remote), EvaluationError)
+    assert str(_own_error(remote)) == "No feature."
+    assert _own_error(RuntimeError("something else")) is None
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, "No feature for input 'image' of the SavedModel; the examples have: label"),
+        (np.zeros((70, 15)), r"takes rows of shape \[16\], the feature has rows of shape \[15\]"),
+        (np.array([[b"x"] * 16] * 70), "is float32, the feature is"),
+        (np.array([None] * 70), "is missing in some examples"),
+        ("sparse", "rows of different lengths"),
+    ],
+)
+def test_a_missing_or_mismatching_input_is_an_error(saved_model, files, image, message):
+    opened = Models("saved_model", baseline(saved_model), [files["float32"]])
+    features = {"label": np.zeros(70)} if image is None else {"image": image}
+    with pytest.raises(EvaluationError, match=message):
+        opened.predict(features, SERIALIZED)
+
+
+def test_a_variant_with_another_input_is_an_error_too(saved_model, tmp_path):
+    from tests.fakes import tflite_files
+
+    (tmp_path / "other").write_bytes(tflite_files.dense())
+    other = VariantFile("other", str(tmp_path / "other"), sha256_of(tflite_files.dense()), "serving_default")
+    opened = Models("saved_model", baseline(saved_model), [other])
+    with pytest.raises(EvaluationError, match="No feature for input 'x' of variant 'other'"):
+        opened.predict({"image": IMAGES}, SERIALIZED)
+    with pytest.raises(EvaluationError, match=r"Variant 'other' returns .*'p': .*cannot be compared"):
+        opened.predict({"image": IMAGES, "x": np.zeros((70, 4), np.float32)}, SERIALIZED)
+
+
+def test_values_that_cannot_be_quantized_are_an_error(saved_model, files):
+    opened = Models("saved_model", baseline(saved_model), [files["integer_only_int8"]])
+    images = IMAGES.copy()
+    images[3, 3] = np.nan
+    with pytest.raises(EvaluationError, match=r"'integer_only_int8' cannot take .*'image': cannot quantize NaN"):
+        opened.predict({"image": images}, SERIALIZED)
+
+
+def test_a_file_that_changed_after_preflight_is_refused(saved_model, files):
+    changed = VariantFile("float32", files["batch_1"].uri, files["float32"].sha256, "serving_default")
+    with pytest.raises(ModelFileError, match="changed while it was evaluated"):
+        Models("saved_model", baseline(saved_model), [changed])
+
+
+def test_an_unknown_signature_is_an_error_that_names_the_others(saved_model):
+    with pytest.raises(EvaluationError, match="no signature 'mobile'; it has: serve, serving_default"):
+        describe_saved_model(saved_model, "mobile", None)
+
+
+def test_only_values_lost_by_the_variant_count_as_not_finite():
+    expected = {"a": np.array([[1.0, 2.0], [-np.inf, 3.0], [4.0, 5.0]]), "n": np.array([1, 2, 3])}
+    outputs = {"a": np.array([[np.nan, 2.0], [np.nan, 3.0], [4.0, np.inf]]), "n": np.array([1, 2, 3])}
+    assert not_finite_rows(outputs, expected) == 2
+    assert not_finite_rows(expected, expected) == 0
