@@ -1,4 +1,4 @@
-"""Runs the digits pipeline on TFX's BeamDagRunner with ML Metadata in SQLite: `python -m pipelines.beam`."""
+"""Runs the digits pipeline on TFX's BeamDagRunner: `python -m pipelines.beam`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ from typing import Any
 
 import click
 from tfx.orchestration.beam.beam_dag_runner import BeamDagRunner
-from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
 from pipelines.digits import pipeline
-from pipelines.local import metadata_path
 
 
 def run(workspace: Path, **changes: Any) -> None:
-    """Runs the pipeline with Beam scheduling its nodes; everything it writes lies below `workspace`."""
-    workspace = workspace.resolve()
-    workspace.mkdir(parents=True, exist_ok=True)
-    metadata = sqlite_metadata_connection_config(str(metadata_path(workspace)))
-    BeamDagRunner().run(pipeline.create(workspace, metadata_connection_config=metadata, **changes))
+    """Runs the pipeline in this process, scheduled by Beam. Everything it writes lies below `workspace`."""
+    BeamDagRunner().run(pipeline.create(workspace, **changes))
 
 
 @click.command(help=__doc__)

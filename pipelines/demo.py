@@ -117,12 +117,11 @@ def _progress(console: Console) -> Iterator[None]:
 def _show_results(console: Console, output: Path) -> None:
     from pipelines.digits import pipeline
     from pipelines.lineage import latest_run
-    from pipelines.local import metadata_path
     from tfx_mobile.artifacts import BLESSING_FILE, PUSH_STATUS, REPORT_FILE
     from tfx_mobile.records import EvaluationRecord
 
-    evaluated = latest_run(metadata_path(output), pipeline.NAME, "QuantizationEvaluator").outputs
-    pushed = latest_run(metadata_path(output), pipeline.NAME, "MobilePusher").outputs["pushed_model"]
+    evaluated = latest_run(pipeline.metadata_path(output), pipeline.NAME, "QuantizationEvaluator").outputs
+    pushed = latest_run(pipeline.metadata_path(output), pipeline.NAME, "MobilePusher").outputs["pushed_model"]
     record = EvaluationRecord.read(Path(evaluated["blessing"].uri) / BLESSING_FILE)
     console.print(
         f"\nAccuracy on {record.num_examples} examples of split {', '.join(record.splits)}; change in points against "

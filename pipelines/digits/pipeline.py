@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tfx.orchestration.metadata import sqlite_metadata_connection_config
 from tfx.orchestration.pipeline import Pipeline
 
 from pipelines import mobile
@@ -28,9 +29,10 @@ def create(workspace: Path, **changes: Any) -> Pipeline:
     """The digits pipeline with everything it writes below one folder.
 
     Args:
-        workspace: Local folder for examples, artifacts and the release store.
+        workspace: Local folder for examples, artifacts, ML Metadata and the release store; created.
         **changes: Arguments of `mobile.create_pipeline` to set otherwise.
     """
+    workspace = workspace.resolve()
     examples_dir = workspace / "examples"
     data.write_examples(examples_dir)
     settings: dict[str, Any] = {
@@ -46,9 +48,15 @@ def create(workspace: Path, **changes: Any) -> Pipeline:
         "calibration": CalibrationSpec(split="train", num_samples=200, seed=0),
         "model_name": NAME,
         "channel": CHANNEL,
+        "metadata_connection_config": sqlite_metadata_connection_config(str(metadata_path(workspace))),
         "destinations": [FilesystemDestination(base_directory=str(release_store(workspace)))],
     }
     return mobile.create_pipeline(**{**settings, **changes})
+
+
+def metadata_path(workspace: Path) -> Path:
+    """The SQLite file that holds lineage and cache."""
+    return workspace / "metadata.sqlite"
 
 
 def release_store(workspace: Path) -> Path:

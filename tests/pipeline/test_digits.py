@@ -53,7 +53,7 @@ class Snapshot:
 
 
 def snapshot(workspace: Path) -> Snapshot:
-    nodes = {node: latest_run(local.metadata_path(workspace), pipeline.NAME, node) for node in NODES}
+    nodes = {node: latest_run(pipeline.metadata_path(workspace), pipeline.NAME, node) for node in NODES}
     blessing = Path(nodes["QuantizationEvaluator"].outputs["blessing"].uri) / BLESSING_FILE
     root = pipeline.release_store(workspace)
     files = {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
