@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -117,11 +118,11 @@ def _progress(console: Console) -> Iterator[None]:
 def _show_results(console: Console, output: Path) -> None:
     from pipelines.digits import pipeline
     from pipelines.lineage import latest_run
-    from tfx_mobile.artifacts import BLESSING_FILE, PUSH_STATUS, REPORT_FILE
+    from tfx_mobile.artifacts import BLESSING_FILE, CHANNEL, PUSH_STATUS, REASONS, RELEASE_ID, REPORT_FILE
     from tfx_mobile.records import EvaluationRecord
 
     evaluated = latest_run(pipeline.metadata_path(output), pipeline.NAME, "QuantizationEvaluator").outputs
-    pushed = latest_run(pipeline.metadata_path(output), pipeline.NAME, "MobilePusher").outputs["pushed_model"]
+    pushed_model = latest_run(pipeline.metadata_path(output), pipeline.NAME, "MobilePusher").outputs["pushed_model"]
     record = EvaluationRecord.read(Path(evaluated["blessing"].uri) / BLESSING_FILE)
     console.print(
         f"\nAccuracy on {record.num_examples} examples of split {', '.join(record.splits)}; change in points against "
@@ -129,15 +130,14 @@ def _show_results(console: Console, output: Path) -> None:
     )
     console.print(_results_table(record))
     report = Path(evaluated["evaluation"].uri) / REPORT_FILE
+    if record.winner is not None:
+        console.print(f"Blessed  {record.winner}, the smallest that passed")
     console.print(f"Report   {output / report.relative_to(output.resolve())}", soft_wrap=True)
-    if record.winner is None:
-        console.print("Release  none: no variant was blessed, nothing was pushed.")
+    pushed = {name: value.string_value for name, value in pushed_model.custom_properties.items()}
+    if pushed[PUSH_STATUS] == "not_blessed":
+        console.print(f"Release  none, nothing was pushed: {'; '.join(json.loads(pushed[REASONS]))}")
         return
-    properties = pushed.custom_properties
-    console.print(
-        f"Release  {properties['release_id'].string_value[:12]}, {properties[PUSH_STATUS].string_value} on channel "
-        f"{properties['channel'].string_value!r}: {record.winner}, the smallest that passed"
-    )
+    console.print(f"Release  {pushed[RELEASE_ID][:12]}, {pushed[PUSH_STATUS]} on channel {pushed[CHANNEL]!r}")
     _act_as_device(console, output)
 
 

@@ -100,7 +100,10 @@ def make_plot(record: EvaluationRecord) -> Plot | None:
     x_ticks = _ticks(0.0, max(sizes[name] for name in values) * 1.05)
     shown = [*values.values(), *([] if float_value is None else [float_value])]
     margin = (max(shown) - min(shown)) * 0.12 or abs(max(shown)) * 0.05 or 1.0
-    y_ticks = _ticks(min(shown) - margin, max(shown) + margin)
+    low, high = min(shown) - margin, max(shown) + margin
+    if all(0 <= value <= 1 for value in shown):  # a rate, as most quality metrics are: nothing lies beyond 0 and 1
+        low, high = max(low, 0.0), min(high, 1.0)
+    y_ticks = _ticks(low, high)
 
     def x(value: float) -> float:
         return _LEFT + (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (_WIDTH - _LEFT - _RIGHT)
