@@ -8,8 +8,8 @@ from typing import Any
 from tfx.orchestration.metadata import sqlite_metadata_connection_config
 from tfx.orchestration.pipeline import Pipeline
 
-from pipelines import mobile
-from pipelines.digits import data, evaluation
+from pipelines import configs, mobile
+from pipelines.digits import data
 from tfx_mobile import CalibrationSpec, FilesystemDestination
 
 NAME = "digits"
@@ -42,8 +42,8 @@ def create(workspace: Path, **changes: Any) -> Pipeline:
         "preprocessing_fn": "pipelines.digits.model.preprocessing_fn",
         "run_fn": "pipelines.digits.model.run_fn",
         "train_steps": 600,
-        "float_eval_config": evaluation.float_gate(),
-        "mobile_eval_config": evaluation.mobile_gate(),
+        "float_eval_config": configs.eval_config("digits/float_gate"),
+        "mobile_eval_config": configs.eval_config("digits/mobile_gate"),
         "recipes": RECIPES,
         "calibration": CalibrationSpec(split="train", num_samples=200, seed=0),
         "model_name": NAME,

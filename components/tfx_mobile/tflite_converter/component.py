@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.dsl.components.base.executor_spec import ExecutorClassSpec
@@ -20,9 +20,9 @@ from tfx_mobile.tflite_converter import executor
 
 
 class TFLiteConverterSpec(ComponentSpec):
-    """What TFX records of a TFLiteConverter."""
+    """Ports of TFLiteConverter."""
 
-    PARAMETERS = {  # noqa: RUF012
+    PARAMETERS: ClassVar[Mapping[str, ExecutionParameter]] = {
         "recipes": ExecutionParameter(type=str),
         "signature_name": ExecutionParameter(type=str),
         "calibration": ExecutionParameter(type=str),
@@ -30,11 +30,11 @@ class TFLiteConverterSpec(ComponentSpec):
         "deadline_seconds": ExecutionParameter(type=float),
         "fingerprint": ExecutionParameter(type=str),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS: ClassVar[Mapping[str, ChannelParameter]] = {
         "model": ChannelParameter(type=Model),
         "examples": ChannelParameter(type=Examples, optional=True),
     }
-    OUTPUTS = {"variants": ChannelParameter(type=TFLiteVariants)}  # noqa: RUF012
+    OUTPUTS: ClassVar[Mapping[str, ChannelParameter]] = {"variants": ChannelParameter(type=TFLiteVariants)}
 
 
 class TFLiteConverter(BaseComponent):
