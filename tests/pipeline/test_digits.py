@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +71,7 @@ def snapshot(workspace: Path) -> Snapshot:
 
 @dataclass(frozen=True)
 class Runs:
+    workspace: Path
     first: Snapshot
     again: Snapshot
     harmed: Snapshot
@@ -90,7 +93,7 @@ def runs(tmp_path_factory) -> Runs:
     )
     harmed = snapshot(workspace)
     beam.run(workspace, train_steps=620)
-    return Runs(first, again, harmed, snapshot(workspace))
+    return Runs(workspace, first, again, harmed, snapshot(workspace))
 
 
 class TestFirstRun:
@@ -185,3 +188,35 @@ class TestRetrainedModel:
         assert runs.retrained.pushed["push_status"].string_value == "pushed"
         assert runs.retrained.resolved.channel_version == 2
         assert runs.retrained.pushed["previous_release_id"].string_value == runs.first.resolved.release_id
+
+
+class TestDemo:
+    """What `make demo` prints, on top of the runs before: the first run's model comes from the cache."""
+
+    @pytest.fixture(scope="class")
+    def printed(self, runs) -> str:
+        command = [sys.executable, "-m", "pipelines.demo", "--output", str(runs.workspace)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stdout
+        assert done.stderr == ""
+        return done.stdout
+
+    def test_every_step_is_reported_and_nothing_else_is_between(self, printed):
+        steps = [line.split()[1] for line in printed.splitlines() if line.startswith("  ✓ ")]
+        assert set(steps) == {*NODES, "latest_blessed_model_resolver"}
+        assert "Warning" not in printed
+
+    def test_the_table_has_a_verdict_for_the_float_model_and_each_variant(self, printed):
+        rows = {line.split()[0]: line for line in printed.splitlines() if line.startswith(" ") and line.strip()}
+        assert "float baseline" in rows["SavedModel"]
+        assert [name for name in pipeline.RECIPES if "blessed" in rows[name]] == [
+            next(line.split()[1].rstrip(",") for line in printed.splitlines() if line.startswith("Blessed"))
+        ]
+
+    def test_report_and_release_can_be_found_and_a_device_uses_it(self, printed):
+        report = next(line.split()[1] for line in printed.splitlines() if line.startswith("Report"))
+        assert Path(report).is_file()
+        assert "Release" in printed
+        assert "verified, runs on" in printed
+        correct = next(line.split()[0] for line in printed.splitlines() if "never saw are read correctly" in line)
+        assert int(correct) > 80
