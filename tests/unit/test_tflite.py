@@ -1,7 +1,9 @@
 import gzip
 
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from tests.fakes import tflite_files
 from tfx_mobile.errors import ModelFileError, TFXMobileError
@@ -19,6 +21,15 @@ def int8() -> bytes:
 @pytest.fixture(scope="module")
 def float32() -> bytes:
     return tflite_files.dense("float32")
+
+
+def edited(data: bytes, edit) -> bytes:
+    """The same file with something changed in its tables, well-formed as a flatbuffer."""
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    edit(model)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 class TestInspection:
@@ -44,6 +55,18 @@ class TestInspection:
         # The converter writes two entries into integer files, the second of them only NUL bytes.
         assert inspect_model(int8).min_runtime_version == "1.14.0"
 
+    @pytest.mark.parametrize(
+        ("versions", "greatest"),
+        [((b"1.6.0", b"1.14.0"), "1.14.0"), ((b"2.9.0", b"1.14.10"), "2.9.0"), ((b"1.9.0\0\0", b"\0"), "1.9.0")],
+    )
+    def test_runtime_versions_are_compared_as_numbers(self, int8, versions, greatest):
+        def write_versions(model):
+            entries = [entry for entry in model.metadata if entry.name == b"min_runtime_version"]
+            for entry, version in zip(entries, versions, strict=True):
+                model.buffers[entry.buffer].data = np.frombuffer(version, np.uint8)
+
+        assert inspect_model(edited(int8, write_versions)).min_runtime_version == greatest
+
     def test_an_unknown_signature_is_named_with_the_known_ones(self, int8):
         with pytest.raises(TFXMobileError, match="no signature 'nope'; it has: serving_default"):
             inspect_model(int8).signature("nope")
@@ -67,6 +90,30 @@ class TestCorruptFiles:
             with pytest.raises(ModelFileError):
                 inspect_model(int8[:8] + np.random.default_rng(seed).bytes(len(int8) - 8))
 
+    @pytest.mark.parametrize(
+        ("edit", "message"),
+        [
+            (
+                lambda m: setattr(m.subgraphs[0].operators[0], "inputs", np.array([0, 999, 2], np.int32)),
+                "operator input index 999",
+            ),
+            (
+                lambda m: setattr(m.subgraphs[0].operators[0], "outputs", np.array([-5], np.int32)),
+                "operator output index -5",
+            ),
+            (lambda m: setattr(m.subgraphs[0].operators[0], "opcodeIndex", 77), "operator code index 77"),
+            (lambda m: setattr(m.subgraphs[0].tensors[0], "buffer", 500), "buffer index 500"),
+            (lambda m: setattr(m.subgraphs[0], "outputs", np.array([-1], np.int32)), "subgraph output index -1"),
+            (lambda m: setattr(m.signatureDefs[0], "subgraphIndex", 3), "signature subgraph index 3"),
+            (lambda m: setattr(m.signatureDefs[0].inputs[0], "tensorIndex", 99), "signature tensor index 99"),
+            (lambda m: setattr(m.subgraphs[0].tensors[1], "shape", np.array([30, 40], np.int32)), "needs 1200 bytes"),
+            (lambda m: setattr(m, "subgraphs", []), "no subgraph"),
+        ],
+    )
+    def test_indices_that_lead_out_of_the_file_are_refused(self, int8, edit, message):
+        with pytest.raises(ModelFileError, match=message):
+            inspect_model(edited(int8, edit))
+
 
 class TestPreflight:
     def write(self, tmp_path, data):
@@ -86,15 +133,11 @@ class TestPreflight:
         assert preflight(self.write(tmp_path, data), sha256=sha256_of(data)).code == "corrupt"
 
     def test_a_well_formed_file_that_the_interpreter_refuses_is_not_loadable(self, tmp_path, int8):
-        import flatbuffers
-        from ai_edge_litert import schema_py_generated as schema
+        def come_from_the_future(model):
+            for code in model.operatorCodes:
+                code.version = 99
 
-        model = schema.ModelT.InitFromPackedBuf(int8, 0)
-        for code in model.operatorCodes:  # a version from the future
-            code.version = 99
-        builder = flatbuffers.Builder(1024)
-        builder.Finish(model.Pack(builder), b"TFL3")
-        data = bytes(builder.Output())
+        data = edited(int8, come_from_the_future)
         failure = preflight(self.write(tmp_path, data), sha256=sha256_of(data))
         assert failure.code == "not_loadable"
         assert "99" in failure.message
