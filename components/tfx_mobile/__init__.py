@@ -17,6 +17,8 @@ _HOME = {
     "MobilePusher": "tfx_mobile.mobile_pusher.component",
     "ConversionRecipe": "tfx_mobile.recipes",
     "CalibrationSpec": "tfx_mobile.recipes",
+    "MetadataSpec": "tfx_mobile.recipes",
+    "RepairSpec": "tfx_mobile.recipes",
     "Budget": "tfx_mobile.records",
     "FilesystemDestination": "tfx_mobile.mobile_pusher.destinations",
     "TFLiteVariants": "tfx_mobile.artifacts",
@@ -30,8 +32,10 @@ __all__ = [
     "CalibrationSpec",
     "ConversionRecipe",
     "FilesystemDestination",
+    "MetadataSpec",
     "MobilePusher",
     "QuantizationEvaluator",
+    "RepairSpec",
     "TFLiteBlessing",
     "TFLiteConverter",
     "TFLiteModel",
@@ -46,7 +50,7 @@ if TYPE_CHECKING:
     from tfx_mobile.mobile_pusher.component import MobilePusher
     from tfx_mobile.mobile_pusher.destinations import FilesystemDestination
     from tfx_mobile.quantization_evaluator.component import QuantizationEvaluator
-    from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe
+    from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, MetadataSpec, RepairSpec
     from tfx_mobile.records import Budget
     from tfx_mobile.tflite_converter.component import TFLiteConverter
 

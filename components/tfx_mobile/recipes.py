@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tfx_mobile.errors import RecipeError
 
-Quantization = Literal["none", "float16", "dynamic_range", "full_integer", "integer_only", "int16x8"]
+Quantization = Literal[
+    "none", "float16", "dynamic_range", "full_integer", "integer_only", "int16x8", "mixed_precision", "int4"
+]
 IODType = Literal["float32", "int8", "uint8"]
 BatchSize = Annotated[int, Field(ge=1)] | Literal["dynamic"]
 
@@ -39,6 +41,26 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     return f"Invalid {model.__name__}: {problems}. Its fields are {', '.join(model.model_fields)}."
 
 
+class RepairSpec(_Frozen):
+    """How far accuracy repair may go: the search behind `mixed_precision`.
+
+    Attributes:
+        tolerance: Largest loss against the float model that counts as repaired, as a share of the examples: of
+            agreement with the float model, or of accuracy if `label` is given.
+        max_trials: Most conversions the search may try.
+        max_size_ratio: Largest allowed file, as a share of the float32 file.
+        num_examples: How many examples of the calibration split layers are ranked on; none of them calibrates, if the
+            split has enough.
+        label: Feature with the class of an example, an integer; None to measure agreement with the float model.
+    """
+
+    tolerance: float = Field(default=0.005, ge=0.0, lt=1.0)
+    max_trials: int = Field(default=32, ge=1)
+    max_size_ratio: float = Field(default=0.9, gt=0.0, le=1.0)
+    num_examples: int = Field(default=500, ge=1)
+    label: str | None = Field(default=None, min_length=1)
+
+
 class ConversionRecipe(_Frozen):
     """How to convert a SavedModel into one `.tflite` variant.
 
@@ -47,10 +69,16 @@ class ConversionRecipe(_Frozen):
         quantization: What is quantized. `none` keeps float32; `float16` stores weights as float16; `dynamic_range`
             stores weights as int8 and computes activations in float; `full_integer` computes in int8 where kernels
             exist and in float elsewhere; `integer_only` refuses any op without an int8 kernel; `int16x8` uses int16
-            activations with int8 weights.
+            activations with int8 weights; `mixed_precision` is `full_integer` with the few layers left in float that
+            accuracy needs, found by measuring; `int4` stores weights as int4 and computes activations in float.
         io_dtype: dtype of the file's inputs and outputs. Only `integer_only` can have `int8` or `uint8`.
         batch_size: 1 (or another fixed number) for delegates and the web runtime, `dynamic` to leave it open. None
             takes the component's setting.
+        float_layers: For `full_integer`: layers that stay in float, by the names that `mixed_precision` writes into
+            the manifest. With them its result is repeated without the search.
+        quantization_aware: The ranges come from quantization-aware training, so nothing is calibrated. The model is
+            `qat_model`, or `model` if it was trained so itself.
+        repair: For `mixed_precision`: the search's bounds; None for the defaults.
         schema_version: Version of this schema.
     """
 
@@ -58,7 +86,10 @@ class ConversionRecipe(_Frozen):
     quantization: Quantization
     io_dtype: IODType = "float32"
     batch_size: BatchSize | None = None
-    schema_version: Literal[1] = 1
+    float_layers: tuple[str, ...] = ()
+    quantization_aware: bool = False
+    repair: RepairSpec | None = None
+    schema_version: Literal[1, 2] = 2
 
     @field_validator("name")
     @classmethod
@@ -74,12 +105,21 @@ class ConversionRecipe(_Frozen):
                 f"io_dtype={self.io_dtype!r} needs quantization='integer_only', not {self.quantization!r}; "
                 "other quantizations keep float32 inputs and outputs"
             )
+        if self.float_layers and self.quantization != "full_integer":
+            raise ValueError(f"float_layers needs quantization='full_integer', not {self.quantization!r}")
+        if self.quantization_aware and self.quantization not in ("full_integer", "integer_only"):
+            raise ValueError(
+                f"quantization_aware needs quantization='full_integer' or 'integer_only', not {self.quantization!r}"
+            )
+        if self.repair is not None and self.quantization != "mixed_precision":
+            raise ValueError(f"repair needs quantization='mixed_precision', not {self.quantization!r}")
         return self
 
     @property
     def calibrates(self) -> bool:
         """Whether this recipe needs a representative dataset."""
-        return self.quantization in ("full_integer", "integer_only", "int16x8")
+        needs_ranges = self.quantization in ("full_integer", "integer_only", "int16x8", "mixed_precision")
+        return needs_ranges and not self.quantization_aware
 
 
 class CalibrationSpec(_Frozen):
@@ -90,11 +130,43 @@ class CalibrationSpec(_Frozen):
         num_samples: How many examples; fewer in the split is an error only when there are none. TensorFlow's
             documentation advises 100 to 500.
         seed: Seed of the draw. The same examples and seed give the same sample, in the same order.
+        stratify_by: Feature, such as the label or a slice feature, whose values get equal shares of the sample as far
+            as the split has them; None to draw from all examples alike.
+        label: Feature with the label, for the report's label balance; None to leave that out.
+        evaluation_split: Split that the sample is compared with: shared examples and values outside the calibrated
+            range; None to leave that out.
+        leakage: What to do if calibration and evaluation examples are shared: `warn` or `refuse`.
     """
 
     split: str = Field(default="train", min_length=1)
     num_samples: int = Field(default=200, ge=1)
     seed: int = Field(default=0, ge=0)
+    stratify_by: str | None = Field(default=None, min_length=1)
+    label: str | None = Field(default=None, min_length=1)
+    evaluation_split: str | None = Field(default="eval", min_length=1)
+    leakage: Literal["warn", "refuse"] = "warn"
+
+
+class MetadataSpec(_Frozen):
+    """What a variant says about itself, written into the file as TFLite metadata.
+
+    Attributes:
+        name: The model's name.
+        description: What it does.
+        version: The model's version.
+        author: Who made it.
+        labels: Names of the classes, in the order of the output.
+        mean: For an image input: what is subtracted from pixel values 0 to 255, one number or one per channel.
+        std: For an image input: what the difference is divided by, one number or one per channel.
+    """
+
+    name: str | None = Field(default=None, min_length=1)
+    description: str | None = None
+    version: str | None = None
+    author: str | None = None
+    labels: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[Annotated[float, Field(gt=0)], ...] = ()
 
 
 BUILTIN_RECIPES: Mapping[str, ConversionRecipe] = {
@@ -107,6 +179,12 @@ BUILTIN_RECIPES: Mapping[str, ConversionRecipe] = {
         ConversionRecipe(name="integer_only_int8", quantization="integer_only", io_dtype="int8"),
         ConversionRecipe(name="integer_only_uint8", quantization="integer_only", io_dtype="uint8"),
         ConversionRecipe(name="int16x8", quantization="int16x8"),
+        ConversionRecipe(name="mixed_precision", quantization="mixed_precision"),
+        ConversionRecipe(name="int4", quantization="int4"),
+        ConversionRecipe(name="qat_full_integer", quantization="full_integer", quantization_aware=True),
+        ConversionRecipe(
+            name="qat_integer_only_int8", quantization="integer_only", io_dtype="int8", quantization_aware=True
+        ),
     )
 }
 

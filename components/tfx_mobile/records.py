@@ -77,6 +77,7 @@ class TensorRecord(Record):
         shape: Shape with -1 where the size is open.
         scale: Quantization scale; None for a tensor that is not quantized.
         zero_point: Quantization zero point; None for a tensor that is not quantized. real = (q - zero_point) * scale.
+        default: Value of every element where an example lacks the feature; None if it must be there.
     """
 
     name: str
@@ -84,6 +85,7 @@ class TensorRecord(Record):
     shape: tuple[int, ...]
     scale: float | None = None
     zero_point: int | None = None
+    default: int | float | str | None = None
 
 
 class OpRecord(Record):
@@ -231,10 +233,20 @@ class SourceModelRecord(Record):
 
 
 class VariantManifest(Record):
-    """`manifest.json` of a `TFLiteVariants` artifact."""
+    """`manifest.json` of a `TFLiteVariants` artifact.
 
-    schema_version: Literal[1] = 1
+    Attributes:
+        source: The model that was converted.
+        qat_source: Its quantization-aware twin, if the step got one.
+        batch_size: For recipes that did not set their own.
+        calibration: The representative dataset; None if nothing was calibrated.
+        versions: Versions of what decides the bytes of a variant.
+        variants: One per recipe, in order.
+    """
+
+    schema_version: Literal[1, 2] = 2
     source: SourceModelRecord
+    qat_source: SourceModelRecord | None = None
     batch_size: BatchSize
     calibration: CalibrationRecord | None
     versions: dict[str, str]

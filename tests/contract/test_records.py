@@ -61,12 +61,13 @@ MANIFEST = VariantManifest(
     variants=(VARIANT, FAILED),
 )
 
-TENSOR_JSON = '{"dtype":"float32","name":"x","scale":null,"shape":[1,4],"zero_point":null}'
+TENSOR_JSON = '{"default":null,"dtype":"float32","name":"x","scale":null,"shape":[1,4],"zero_point":null}'
 GOLDEN = (
     '{"batch_size":1,'
     '"calibration":{"num_examples":1000,"num_samples":200,"ranges":[{"maximum":1.0,"minimum":0.0,"name":"x"}],'
-    f'"sha256":"{SHA}","spec":{{"num_samples":200,"seed":0,"split":"train"}}}},'
-    '"schema_version":1,'
+    f'"sha256":"{SHA}","spec":{{"evaluation_split":"eval","label":null,"leakage":"warn","num_samples":200,"seed":0,"split":"train",'
+    '"stratify_by":null}},'
+    '"qat_source":null,"schema_version":2,'
     f'"source":{{"inputs":[{TENSOR_JSON}],"outputs":[{TENSOR_JSON}],"parses_examples":true,"route":"resigned",'
     f'"sha256":"{SHA}","signature":"serving_default","uri":"models/1"}},'
     '"variants":['
@@ -74,10 +75,12 @@ GOLDEN = (
     '"ops":[{"count":2,"float_count":2,"name":"ADD","version":1}],"select_tf_ops":[],'
     f'"sha256":"{SHA}","signatures":[{{"inputs":[{TENSOR_JSON}],"key":"serving_default","outputs":[{TENSOR_JSON}]}}],'
     '"size_bytes":10},"path":"float32/model.tflite",'
-    '"recipe":{"batch_size":1,"io_dtype":"float32","name":"float32","quantization":"none","schema_version":1}},'
+    '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"float32","quantization":"none",'
+    '"quantization_aware":false,"repair":null,"schema_version":2}},'
     '{"failure":{"advice":"export again","code":"converter_crashed","message":"killed by SIGABRT"},"file":null,'
     '"path":null,'
-    '"recipe":{"batch_size":1,"io_dtype":"float32","name":"int16x8","quantization":"int16x8","schema_version":1}}],'
+    '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"int16x8","quantization":"int16x8",'
+    '"quantization_aware":false,"repair":null,"schema_version":2}}],'
     '"versions":{"tfx-mobile":"0.1.0"}}'
 )
 
@@ -94,7 +97,7 @@ def test_only_what_was_converted_counts_as_converted():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 3}, "schema_version"),
         ({"surprise": 1}, "surprise: Extra inputs"),
         ({"variants": 3}, "variants"),
     ],

@@ -24,9 +24,13 @@ def test_the_builtin_recipes_are_tensorflows_terms():
         "integer_only_int8",
         "integer_only_uint8",
         "int16x8",
+        "mixed_precision",
+        "int4",
+        "qat_full_integer",
+        "qat_integer_only_int8",
     ]
     calibrating = {name for name, recipe in BUILTIN_RECIPES.items() if recipe.calibrates}
-    assert calibrating == {"full_integer", "integer_only_int8", "integer_only_uint8", "int16x8"}
+    assert calibrating == {"full_integer", "integer_only_int8", "integer_only_uint8", "int16x8", "mixed_precision"}
 
 
 def test_an_unknown_name_is_refused_with_the_valid_ones():
@@ -58,11 +62,11 @@ def test_lists_that_make_no_sense_are_refused(recipes, message):
     [
         ({"name": "Big", "quantization": "none"}, "lower-case letters"),
         ({"name": "../up", "quantization": "none"}, "lower-case letters"),
-        ({"name": "a", "quantization": "int4"}, "quantization='int4'"),
+        ({"name": "a", "quantization": "int2"}, "quantization='int2'"),
         ({"name": "a", "quantization": "full_integer", "io_dtype": "int8"}, "needs quantization='integer_only'"),
         ({"name": "a", "quantization": "none", "batch_size": 0}, "batch_size"),
         ({"name": "a", "quantization": "none", "bits": 4}, "bits=4: Extra inputs are not permitted"),
-        ({"name": "a", "quantization": "none", "schema_version": 2}, "schema_version"),
+        ({"name": "a", "quantization": "none", "schema_version": 3}, "schema_version"),
     ],
 )
 def test_recipes_that_make_no_sense_are_refused_with_field_and_value(fields, message):

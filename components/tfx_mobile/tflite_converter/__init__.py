@@ -6,6 +6,7 @@ conversion.py   the engine's door: starts child processes, survives them, checks
 inspection.py   the rules a converted file must meet
 failures.py     what went wrong with one recipe, in words, with advice
 worker.py       the child's side: prepares once, then converts recipe by recipe   (imports TensorFlow)
+quantize.py     one recipe's bytes from a prepared SavedModel                     (imports TensorFlow)
 front_end.py    loads a signature, freezes, cuts and re-signs it                  (imports TensorFlow)
 calibration.py  draws and checks the representative dataset                       (imports TensorFlow)
 """

@@ -10,11 +10,11 @@ from tfx.dsl.components.base.executor_spec import ExecutorClassSpec
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types import BaseChannel, Channel
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
-from tfx.types.standard_artifacts import Examples, Model
+from tfx.types.standard_artifacts import Examples, Model, Schema, TransformGraph
 
 from tfx_mobile.artifacts import TFLiteVariants
 from tfx_mobile.errors import RecipeError
-from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, resolve_recipes
+from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, MetadataSpec, resolve_recipes
 from tfx_mobile.records import canonical_json
 from tfx_mobile.tflite_converter import executor
 
@@ -27,12 +27,20 @@ class TFLiteConverterSpec(ComponentSpec):
         "signature_name": ExecutionParameter(type=str),
         "calibration": ExecutionParameter(type=str),
         "batch_size": ExecutionParameter(type=str),
+        "input_shapes": ExecutionParameter(type=str),
+        "allow_select_tf_ops": ExecutionParameter(type=int),
+        "metadata": ExecutionParameter(type=str),
+        "profiles": ExecutionParameter(type=str),
         "deadline_seconds": ExecutionParameter(type=float),
+        "max_parallel": ExecutionParameter(type=int),
         "fingerprint": ExecutionParameter(type=str),
     }
     INPUTS: ClassVar[Mapping[str, ChannelParameter]] = {
         "model": ChannelParameter(type=Model),
         "examples": ChannelParameter(type=Examples, optional=True),
+        "qat_model": ChannelParameter(type=Model, optional=True),
+        "transform_graph": ChannelParameter(type=TransformGraph, optional=True),
+        "schema": ChannelParameter(type=Schema, optional=True),
     }
     OUTPUTS: ClassVar[Mapping[str, ChannelParameter]] = {"variants": ChannelParameter(type=TFLiteVariants)}
 
@@ -59,7 +67,15 @@ class TFLiteConverter(BaseComponent):
         signature_name: str | RuntimeParameter = "serving_default",
         calibration: CalibrationSpec | RuntimeParameter | None = None,
         batch_size: int | str | RuntimeParameter = 1,
+        input_shapes: Mapping[str, Sequence[int]] | RuntimeParameter | None = None,
+        allow_select_tf_ops: bool | RuntimeParameter = False,
+        metadata: MetadataSpec | RuntimeParameter | None = None,
+        profiles: Sequence[str] | RuntimeParameter | None = None,
+        qat_model: BaseChannel | None = None,
+        transform_graph: BaseChannel | None = None,
+        schema: BaseChannel | None = None,
         deadline_seconds: float | RuntimeParameter = 600.0,
+        max_parallel: int | RuntimeParameter = 1,
     ) -> None:
         """Defines the step.
 
@@ -74,7 +90,20 @@ class TFLiteConverter(BaseComponent):
             calibration: Split, number and seed of the calibration examples; None for 200 of `train` with seed 0. A
                 RuntimeParameter holds its JSON.
             batch_size: Rows a variant takes at once: 1, another number, or `dynamic`. A recipe may set its own.
+            input_shapes: Sizes per example for inputs that the signature leaves open, by input name, without the batch
+                dimension, such as `{"image": [224, 224, 3]}`; None leaves them open. A RuntimeParameter holds its JSON.
+            allow_select_tf_ops: Let ops without a builtin kernel stay TensorFlow ops; the manifest names them. Apps
+                then need the Flex delegate. A RuntimeParameter is 0 or 1.
+            metadata: What to write into each file about itself; None for what the schema and the trainer tell. A
+                RuntimeParameter holds its JSON.
+            profiles: Compatibility profiles to check each file against; None for all. A RuntimeParameter holds a JSON
+                list.
+            qat_model: Model channel with the quantization-aware twin of `model`, for recipes with
+                `quantization_aware`; None if `model` itself was trained so.
+            transform_graph: TransformGraph channel, for a signature on transformed features with raw `examples`.
+            schema: Schema channel of the raw examples.
             deadline_seconds: Longest time for one recipe; wall time.
+            max_parallel: How many converter processes may run at once.
 
         Raises:
             RecipeError: A ValueError. A recipe is unknown, calibrates without examples, or a parameter is not valid.
@@ -91,8 +120,18 @@ class TFLiteConverter(BaseComponent):
             calibration = canonical_json((calibration or CalibrationSpec()).model_dump(mode="json")).decode()
         if not isinstance(batch_size, RuntimeParameter):
             batch_size = str(executor.parse_batch_size(batch_size))
+        if not isinstance(input_shapes, RuntimeParameter):
+            input_shapes = canonical_json(executor.parse_input_shapes(input_shapes or {})).decode()
+        if not isinstance(allow_select_tf_ops, RuntimeParameter):
+            allow_select_tf_ops = int(executor.parse_flag("allow_select_tf_ops", allow_select_tf_ops))
+        if not isinstance(metadata, RuntimeParameter):
+            metadata = canonical_json((metadata or MetadataSpec()).model_dump(mode="json")).decode()
+        if not isinstance(profiles, RuntimeParameter):
+            profiles = canonical_json(executor.parse_profiles(profiles)).decode()
         if not isinstance(deadline_seconds, RuntimeParameter):
             deadline_seconds = executor.parse_deadline(deadline_seconds)
+        if not isinstance(max_parallel, RuntimeParameter):
+            max_parallel = executor.parse_max_parallel(max_parallel)
         spec = TFLiteConverterSpec(
             model=model,
             examples=examples,
@@ -100,7 +139,15 @@ class TFLiteConverter(BaseComponent):
             signature_name=signature_name,
             calibration=calibration,
             batch_size=batch_size,
+            input_shapes=input_shapes,
+            allow_select_tf_ops=allow_select_tf_ops,
+            metadata=metadata,
+            profiles=profiles,
+            qat_model=qat_model,
+            transform_graph=transform_graph,
+            schema=schema,
             deadline_seconds=deadline_seconds,
+            max_parallel=max_parallel,
             # TFX's cache key does not see code: what decides the bytes of a variant must be among the parameters.
             fingerprint=canonical_json(
                 {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import posixpath
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from tfx.utils import io_utils
 
 from tfx_mobile import artifact_io, artifacts
 from tfx_mobile.errors import CalibrationError, ConversionError, RecipeError
-from tfx_mobile.recipes import BatchSize, CalibrationSpec, ConversionRecipe, resolve_recipes
+from tfx_mobile.recipes import BatchSize, CalibrationSpec, ConversionRecipe, MetadataSpec, resolve_recipes
 from tfx_mobile.records import SourceModelRecord, VariantManifest, canonical_json
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
 from tfx_mobile.tflite_converter.worker import Job
 
 _RECIPES_EXAMPLE = '["float32", "full_integer"]'
+_INPUT_SHAPES_EXAMPLE = '{"image": [224, 224, 3]}'
+_METADATA_EXAMPLE = '{"labels": ["cat", "dog"]}'
+_PROFILES_EXAMPLE = '["litert"]'
 _CALIBRATION_EXAMPLE = '{"split": "train", "num_samples": 200}'
 
 
@@ -74,6 +77,60 @@ def parse_deadline(value: Any) -> float:
     return seconds
 
 
+def parse_input_shapes(value: Any) -> dict[str, list[int]]:
+    """Sizes per example by input name.
+
+    Raises:
+        RecipeError: `value` is not a mapping from names to lists of positive numbers.
+    """
+    valid = isinstance(value, Mapping) and all(
+        isinstance(name, str)
+        and isinstance(sizes, Sequence)
+        and not isinstance(sizes, str)
+        and all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in sizes)
+        for name, sizes in value.items()
+    )
+    if not valid:
+        raise RecipeError(
+            f"input_shapes={value!r} is not valid. Give sizes per example, without the batch dimension, by input name, "
+            f"such as {_INPUT_SHAPES_EXAMPLE}."
+        )
+    return {name: list(sizes) for name, sizes in value.items()}
+
+
+def parse_flag(parameter: str, value: Any) -> bool:
+    """A yes or no, which TFX may hand over as a number or as text.
+
+    Raises:
+        RecipeError: `value` is neither.
+    """
+    flags = {"0": False, "1": True, "false": False, "true": True}
+    try:
+        return flags[str(value).lower()]
+    except KeyError:
+        raise RecipeError(f"{parameter}={value!r} is not valid. Use True or False.") from None
+
+
+def parse_max_parallel(value: Any) -> int:
+    """How many converter processes may run at once.
+
+    Raises:
+        RecipeError: `value` is not a positive number.
+    """
+    if isinstance(value, bool) or not str(value).isdecimal() or int(value) < 1:
+        raise RecipeError(f"max_parallel={value!r} is not valid. Use 1 (the default) or another positive number.")
+    return int(value)
+
+
+def parse_profiles(value: Any) -> list[str]:
+    """Names of compatibility profiles; all of them for None.
+
+    Raises:
+        RecipeError: A name is unknown.
+    """
+    return list(value or ())
+
+
 class Executor(BaseExecutor):
     """Executor of TFLiteConverter; its class path is public, compiled pipelines name it."""
 
@@ -104,6 +161,19 @@ class Executor(BaseExecutor):
         calibration = exec_properties.get("calibration") or {}
         spec = CalibrationSpec(**artifact_io.from_json(calibration, "calibration", _CALIBRATION_EXAMPLE, RecipeError))
         signature_name = exec_properties.get("signature_name") or "serving_default"
+        input_shapes = parse_input_shapes(
+            artifact_io.from_json(
+                exec_properties.get("input_shapes") or {}, "input_shapes", _INPUT_SHAPES_EXAMPLE, RecipeError
+            )
+        )
+        allow_select_tf_ops = parse_flag("allow_select_tf_ops", exec_properties.get("allow_select_tf_ops") or 0)
+        metadata = MetadataSpec(
+            **artifact_io.from_json(exec_properties.get("metadata") or {}, "metadata", _METADATA_EXAMPLE, RecipeError)
+        )
+        profiles = parse_profiles(
+            artifact_io.from_json(exec_properties.get("profiles") or [], "profiles", _PROFILES_EXAMPLE, RecipeError)
+        )
+        max_parallel = parse_max_parallel(exec_properties.get("max_parallel") or 1)
         examples = input_dict.get("examples") or []
         check_examples_given(recipes, bool(examples))
         calibrates = any(recipe.calibrates for recipe in recipes)
@@ -125,6 +195,8 @@ class Executor(BaseExecutor):
                 signature_name=signature_name,
                 recipes=recipes,
                 batch_size=batch_size,
+                input_shapes=input_shapes,
+                allow_select_tf_ops=allow_select_tf_ops,
                 calibration=spec if calibrates else None,
                 example_files=tuple(example_files),
                 work_dir=str(work_dir),

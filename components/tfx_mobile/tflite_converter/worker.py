@@ -8,9 +8,11 @@ on after a crash without doing it again. Events, in this order: `started`, `prog
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
 
 from tfx_mobile.child_process import Emit
 from tfx_mobile.errors import ConversionError
@@ -34,6 +36,8 @@ class Job(Record):
         signature_name: Which of its signatures.
         recipes: What to make of it, in this order.
         batch_size: For recipes that do not set their own.
+        input_shapes: Sizes per example for inputs that the signature leaves open, by name.
+        allow_select_tf_ops: Whether ops without a builtin kernel may stay TensorFlow ops.
         calibration: Which examples calibrate; None if no recipe calibrates.
         example_files: TFRecord files of the calibration split.
         work_dir: Local folder for everything that is made.
@@ -45,6 +49,8 @@ class Job(Record):
     signature_name: str
     recipes: tuple[ConversionRecipe, ...]
     batch_size: BatchSize
+    input_shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    allow_select_tf_ops: bool = False
     calibration: CalibrationSpec | None
     example_files: tuple[str, ...]
     work_dir: str
@@ -103,9 +109,13 @@ def serve(request: dict[str, Any], emit: Emit) -> None:
         prepared_file.write_bytes(prepared.to_json())
     prepared = Prepared.read(prepared_file)
     emit({"event": "prepared", "prepared": json.loads(prepared.to_json())})
+    # Imported here, because the parent reads this module too and must not import TensorFlow.
+    from tfx_mobile.tflite_converter import quantize
+
     for recipe in job.recipes:
         try:
-            data = _convert(recipe, prepared.source(recipe), job)
+            source = prepared.source(recipe)
+            data = quantize.convert(recipe, source.saved_model, source.signature.key, _representative(source, job))
         except Exception as error:  # noqa: BLE001 - whatever TensorFlow raises costs this recipe only
             failure = failures.from_exception(recipe, error, job.work_dir)
             emit({"event": "failed", "recipe": recipe.name, "failure": failure.model_dump(mode="json")})
@@ -162,28 +172,12 @@ def _as_saved(saved_model: str, signature: SignatureRecord) -> Source:
     return Source(saved_model=saved_model, batch_size="dynamic" if first == -1 else first, signature=signature)
 
 
-def _convert(recipe: ConversionRecipe, source: Source, job: Job) -> bytes:
-    """One variant's bytes; settings are those of TensorFlow's post-training quantization guides."""
-    import tensorflow as tf
+def _representative(source: Source, job: Job) -> Callable[[], Iterator[dict[str, Any]]]:
+    """The representative dataset in batches of the source's size; read when it is first asked for."""
 
-    from tfx_mobile.tflite_converter import calibration
+    def batches() -> Iterator[dict[str, Any]]:
+        from tfx_mobile.tflite_converter import calibration
 
-    converter = tf.lite.TFLiteConverter.from_saved_model(source.saved_model, signature_keys=[source.signature.key])
-    if recipe.quantization != "none":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if recipe.quantization == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if recipe.calibrates:
-        samples = calibration.load(Path(job.work_dir) / _SAMPLES_FILE)
-        converter.representative_dataset = lambda: calibration.batches(samples, source.batch_size)
-    if recipe.quantization == "integer_only":
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(recipe.io_dtype)
-    if recipe.quantization == "int16x8":
-        # With float fallback: without it, one op of a Transform graph that has no 16x8 kernel fails the whole recipe.
-        converter.target_spec.supported_ops = [
-            tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
-            tf.lite.OpsSet.TFLITE_BUILTINS,
-        ]
-    data: bytes = converter.convert()
-    return data
+        return calibration.batches(calibration.load(Path(job.work_dir) / _SAMPLES_FILE), source.batch_size)
+
+    return batches

@@ -1,0 +1,45 @@
+"""One recipe's bytes from a SavedModel that is ready for the converter.
+
+Settings are those of TensorFlow's post-training quantization guides. Runs in the child process only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tfx_mobile.recipes import ConversionRecipe
+
+Representative = Callable[[], Iterator[dict[str, Any]]]
+
+
+def convert(recipe: ConversionRecipe, saved_model: str, signature_key: str, representative: Representative) -> bytes:
+    """The `.tflite` bytes of one variant.
+
+    Args:
+        recipe: What to make.
+        saved_model: Local path of the SavedModel.
+        signature_key: The signature to convert.
+        representative: Gives the representative dataset anew at each call: one dict of arrays by input name per
+            sample, each [batch, ...].
+    """
+    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[signature_key])
+    if recipe.quantization != "none":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if recipe.quantization == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if recipe.calibrates:
+        converter.representative_dataset = representative
+    if recipe.quantization == "integer_only":
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(recipe.io_dtype)
+    if recipe.quantization == "int16x8":
+        # With float fallback: without it, one op of a Transform graph that has no 16x8 kernel fails the whole recipe.
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+            tf.lite.OpsSet.TFLITE_BUILTINS,
+        ]
+    data: bytes = converter.convert()
+    return data
