@@ -6,7 +6,8 @@ image, so for agreement and latency its batch normalization statistics are set f
 scaled until the logits spread; that gives every convolution a bias, and the files grow by it. Such a network still
 magnifies rounding errors as no trained one does: agreement ranks recipes, it does not predict accuracy. It is the share
 of images to which a variant gives the class that the float SavedModel gives; similarity is the mean cosine between
-their probabilities. Latency is CPU time of one inference on one thread, as a ratio to the float32 file in the same process:
+their probabilities. Latency is CPU time of one inference on one thread, as a ratio to the float32 file in the same
+process:
 variants take turns, the least of all rounds counts, and the float32 file takes part twice as the control.
 """
 
