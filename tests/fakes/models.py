@@ -148,7 +148,8 @@ def write_transform_graph(path: str | Path, *, wide: bool = False) -> None:
         outputs = {IMAGE: tft.scale_to_z_score(inputs[IMAGE]), LABEL: inputs[LABEL]}
         if wide:
             outputs[SCALED] = outputs[IMAGE]
-            outputs["camera_length"] = tf.cast(tf.strings.length(tf.sparse.to_dense(inputs[CAMERA])), tf.int64)
+            lengths = tf.strings.length(tf.sparse.to_dense(inputs[CAMERA]))
+            outputs["camera_length"] = tf.cast(tf.reduce_sum(lengths, axis=1), tf.int64)
         return outputs
 
     options = PipelineOptions(flags=[])
@@ -175,18 +176,13 @@ def scaled(some_images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def save_transformed_model(path: str | Path) -> None:
-    """A raw-tensor `serving_default` on a transformed feature: `image_xf` float32 [batch, 16] to `probabilities`."""
-    import tensorflow as tf
+    """A Keras 3 export on a transformed feature: `image_xf` float32 [batch, 16] to `output_0` [batch, 3]."""
+    import keras
 
     training = rows(90)
-    module = tf.Module()
-    module.network = model = network(scaled(images(training)), [row[LABEL] for row in training], scale=0.1)
-
-    @traced(tf.TensorSpec([None, PIXELS], tf.float32, name=SCALED))
-    def serve(image_xf: Any) -> dict[str, Any]:
-        return {OUTPUT: model(image_xf)}
-
-    tf.saved_model.save(module, str(path), signatures={"serving_default": serve})
+    image_xf = keras.Input((PIXELS,), name=SCALED)
+    classifier = network(scaled(images(training)), [row[LABEL] for row in training], scale=0.1)
+    keras.Model(image_xf, classifier(image_xf)).export(str(path), format="tf_saved_model", verbose=False)
 
 
 def save_serving_model(path: str | Path, transform_dir: str | Path) -> None:

@@ -240,7 +240,7 @@ def test_label_balance_lists_the_most_frequent_values(tmp_path: Path) -> None:
     assert balance.values[0].model_dump() == {"value": "7", "num_samples": 30, "num_examples": 30}
 
 
-# --- what TensorFlow's converter would take without a word --------------------------------------------------------------
+# --- what TensorFlow's converter would take without a word ------------------------------------------------------------
 
 
 def test_a_row_without_the_batch_dimension() -> None:
