@@ -466,6 +466,20 @@ class TestConstruction:
         }
         assert component.with_beam_pipeline_args(["--x=1"]).executor_spec.beam_pipeline_args == ["--x=1"]
 
+    def test_inputs_that_may_be_left_out(self):
+        from tfx.types import Channel, standard_artifacts
+
+        more = {
+            "transform_graph": Channel(type=standard_artifacts.TransformGraph),
+            "schema": Channel(type=standard_artifacts.Schema),
+        }
+        config = evaluations.eval_config()
+        assert set(QuantizationEvaluator(**self.channels(), eval_config=config).inputs) == set(self.channels())
+        assert set(QuantizationEvaluator(**self.channels(), **more, eval_config=config).inputs) == {
+            *self.channels(),
+            *more,
+        }
+
     def test_parameters_may_be_runtime_parameters(self):
         from tfx.orchestration.data_types import RuntimeParameter
 

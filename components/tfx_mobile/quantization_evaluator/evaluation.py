@@ -233,7 +233,9 @@ def measure(
 class _Predict(beam.DoFn):
     """Adds the predictions of all models to a batch of extracts; pickled with descriptions, not with models."""
 
-    def __init__(self, baseline: FloatModel, variants: Sequence[VariantFile], transform: Transform | None) -> None:
+    def __init__(
+        self, baseline: FloatModel, variants: Sequence[VariantFile], transform: Transform | None = None
+    ) -> None:
         self._baseline = baseline
         self._variants = tuple(variants)
         self._transform = transform
