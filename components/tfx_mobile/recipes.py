@@ -131,7 +131,8 @@ class CalibrationSpec(_Frozen):
             documentation advises 100 to 500.
         seed: Seed of the draw. The same examples and seed give the same sample, in the same order.
         stratify_by: Feature, such as the label or a slice feature, whose values get equal shares of the sample as far
-            as the split has them; None to draw from all examples alike.
+            as the split has them; None to draw from all examples alike. An example without the feature belongs to a
+            stratum of its own.
         label: Feature with the label, for the report's label balance; None to leave that out.
         evaluation_split: Split that the sample is compared with: shared examples and values outside the calibrated
             range; None to leave that out.
@@ -140,11 +141,20 @@ class CalibrationSpec(_Frozen):
 
     split: str = Field(default="train", min_length=1)
     num_samples: int = Field(default=200, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     stratify_by: str | None = Field(default=None, min_length=1)
     label: str | None = Field(default=None, min_length=1)
     evaluation_split: str | None = Field(default="eval", min_length=1)
     leakage: Literal["warn", "refuse"] = "warn"
+
+    @model_validator(mode="after")
+    def _check_leakage(self) -> CalibrationSpec:
+        if self.leakage == "refuse" and self.evaluation_split in (None, self.split):
+            raise ValueError(
+                f"leakage='refuse' needs an evaluation_split other than split={self.split!r}, not "
+                f"{self.evaluation_split!r}; name the split that QuantizationEvaluator scores"
+            )
+        return self
 
 
 class MetadataSpec(_Frozen):

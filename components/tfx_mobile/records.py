@@ -185,15 +185,72 @@ class Variant(Record):
 
 
 class InputRange(Record):
-    """Smallest and largest value of one input over the calibration samples."""
+    """The values of one input in the calibration sample, and how the evaluation split's values lie to them.
+
+    Attributes:
+        name: The input.
+        minimum: Smallest calibration value.
+        maximum: Largest calibration value.
+        evaluation_minimum: Smallest finite value in the evaluation split; None if there is none or it was not compared.
+        evaluation_maximum: Largest finite value there.
+        values_outside: Share of the evaluation split's values that are below `minimum`, above `maximum` or not finite;
+            None if it was not compared.
+        rows_outside: Share of its examples with at least one such value.
+    """
 
     name: str
     minimum: float
     maximum: float
+    evaluation_minimum: float | None = None
+    evaluation_maximum: float | None = None
+    values_outside: float | None = None
+    rows_outside: float | None = None
+
+
+class ValueCount(Record):
+    """How often one value of a feature occurs; `value` is None where an example lacks the feature."""
+
+    value: str | None
+    num_samples: int
+    num_examples: int
+
+
+class Balance(Record):
+    """How often each value of a feature occurs in the calibration sample and in its split.
+
+    Attributes:
+        feature: The feature.
+        values: The most frequent values of the split, at most 100, by frequency and then by value.
+        num_omitted: How many more values the split has.
+    """
+
+    feature: str
+    values: tuple[ValueCount, ...]
+    num_omitted: int = 0
+
+
+class EvaluationSplit(Record):
+    """The split that the calibration sample was compared with, and how many examples were compared: all it holds."""
+
+    split: str
+    num_examples: int
+
+
+class CalibrationFinding(Record):
+    """Something about the calibration that a person should know.
+
+    Attributes:
+        code: Stable word for programs: `leakage`, `outside_range`, `unused_range`, `not_compared`, `label_values` or
+            `transform_assumed`.
+        message: What was found and what to do about it.
+    """
+
+    code: str
+    message: str
 
 
 class CalibrationRecord(Record):
-    """The representative dataset that was used.
+    """The representative dataset that was used, and what was found about it.
 
     Attributes:
         spec: What was asked for.
@@ -201,6 +258,15 @@ class CalibrationRecord(Record):
         num_examples: How many examples the split holds.
         sha256: Of the drawn serialized examples in order; equal draws have equal hashes.
         ranges: Per input, sorted by name; numeric inputs only.
+        source: Where the model's inputs come from. `signature`: the signature parses the examples itself. `examples`:
+            features of the examples, by name. `transform_graph`: outputs of the transform graph applied to the
+            examples. None in documents of schema version 1.
+        strata: The values of `spec.stratify_by`; None if the draw was not stratified.
+        label_balance: The values of `spec.label`; None if it is not given or not categorical.
+        evaluation: The evaluation split, if the sample was compared with it.
+        not_compared: Why it was not.
+        num_leaked: Samples whose model inputs equal those of an evaluation example; None if not compared.
+        findings: What a person should know.
     """
 
     spec: CalibrationSpec
@@ -208,6 +274,13 @@ class CalibrationRecord(Record):
     num_examples: int
     sha256: str = Field(pattern=SHA256_PATTERN)
     ranges: tuple[InputRange, ...]
+    source: Literal["signature", "examples", "transform_graph"] | None = None
+    strata: Balance | None = None
+    label_balance: Balance | None = None
+    evaluation: EvaluationSplit | None = None
+    not_compared: str | None = None
+    num_leaked: int | None = None
+    findings: tuple[CalibrationFinding, ...] = ()
 
 
 class SourceModelRecord(Record):

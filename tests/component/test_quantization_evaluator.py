@@ -291,6 +291,58 @@ def test_a_signature_that_parses_examples_is_fed_the_serialized_examples(world, 
     assert "large:2" in [entry.slice for entry in record.models[1].slices]
 
 
+def test_raw_examples_and_a_signature_on_transformed_features(tmp_path, tmp_path_factory):
+    """The transform graph feeds the baseline and the variants; labels and slices stay features of the examples."""
+    import tensorflow as tf
+    from tfx.types.standard_artifacts import TransformGraph
+
+    root = models.saved_once(tmp_path_factory, "transformed", models.save_transformed_model)
+    saved_model = root / "Format-Serving"
+    rows = ROWS[:60]
+    graph = TransformGraph()
+    graph.uri = str(models.transform_graph(tmp_path_factory))
+    scaled = models.scaled(models.images(rows))
+    transformed = [{"image_xf": z, "label": row["label"]} for z, row in zip(scaled, rows, strict=True)]
+    examples = {
+        "raw": models.write_examples(tmp_path / "raw", {"eval": rows}),
+        "transformed": models.write_examples(tmp_path / "transformed", {"eval": transformed}),
+        "other": models.write_examples(tmp_path / "other", {"eval": [{"picture": [1.0], "label": 1}]}),
+    }
+    inputs = {
+        "model": models.model_artifact(root),
+        "variants": evaluations.write_variants(
+            tmp_path / "variants",
+            {"float32": evaluations.convert(saved_model, "float32")},
+            saved_model,
+            input_name=models.SCALED,
+        ),
+    }
+    config = to_json(evaluations.eval_config(floor=0.9))
+
+    def run(kind, **more):
+        evaluated = {**inputs, "examples": examples[kind], **more}
+        outputs = evaluations.execute(evaluated, {"eval_config": config}, tmp_path / f"{kind}-{len(more)}")
+        return EvaluationRecord.read(Path(outputs["evaluation"].uri) / "record.json")
+
+    with pytest.raises(
+        EvaluationError, match=r"No feature for model input image_xf .*transform_graph=transform\.outputs"
+    ):
+        run("raw")
+    with pytest.raises(EvaluationError, match=r"gives no 'image_xf' for these examples: .*Transform was given"):
+        run("other", transform_graph=graph)
+    record = run("raw", transform_graph=graph)
+    assert (record.winner, record.num_examples) == ("float32", 60)
+    loaded = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
+    hits = loaded(image_xf=tf.constant(scaled))["output_0"].numpy().argmax(axis=1)
+    accuracy = float(np.mean(hits == [row["label"] for row in rows]))
+    assert overall(record, "saved_model")[ACCURACY] == pytest.approx(accuracy)
+    assert overall(record, "float32") == pytest.approx(overall(record, "saved_model"), abs=1e-6)
+    # Transformed examples are fed as they are, though the graph is given.
+    assert overall(run("transformed", transform_graph=graph), "float32") == pytest.approx(
+        overall(record, "float32"), abs=1e-5
+    )
+
+
 def test_an_altered_file_is_not_blessed(world, tmp_path):
     good = world.files["float32"]
     variants = evaluations.write_variants(tmp_path / "variants", {"float32": good}, world.saved_model)
@@ -413,6 +465,20 @@ class TestConstruction:
             "blessed_model": artifacts.TFLiteModel,
         }
         assert component.with_beam_pipeline_args(["--x=1"]).executor_spec.beam_pipeline_args == ["--x=1"]
+
+    def test_inputs_that_may_be_left_out(self):
+        from tfx.types import Channel, standard_artifacts
+
+        more = {
+            "transform_graph": Channel(type=standard_artifacts.TransformGraph),
+            "schema": Channel(type=standard_artifacts.Schema),
+        }
+        config = evaluations.eval_config()
+        assert set(QuantizationEvaluator(**self.channels(), eval_config=config).inputs) == set(self.channels())
+        assert set(QuantizationEvaluator(**self.channels(), **more, eval_config=config).inputs) == {
+            *self.channels(),
+            *more,
+        }
 
     def test_parameters_may_be_runtime_parameters(self):
         from tfx.orchestration.data_types import RuntimeParameter

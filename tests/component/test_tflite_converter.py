@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import tensorflow as tf
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types import Channel
-from tfx.types.standard_artifacts import Examples, Model
+from tfx.types.standard_artifacts import Examples, Model, Schema, TransformGraph
 
 from tests.fakes import models
 from tfx_mobile import CalibrationSpec, ConversionRecipe, TFLiteConverter, TFLiteVariants
@@ -37,6 +38,9 @@ class Step:
         inputs = {"model": [models.model_artifact(model)], "unknown": []}
         if examples is not None:
             inputs["examples"] = [examples]
+        for key in ("transform_graph", "schema"):
+            if key in parameters:
+                inputs[key] = [parameters.pop(key)]
         Executor().Do(inputs, {"variants": [self.variants]}, {"recipes": recipes, **parameters})
         return VariantManifest.read(self.output / "manifest.json")
 
@@ -75,6 +79,7 @@ def test_every_recipe_from_a_signature_that_parses_examples(
     assert [(t.name, t.shape) for t in manifest.source.inputs] == [("image", (1, 16))]
     assert manifest.calibration is not None
     assert (manifest.calibration.num_samples, manifest.calibration.num_examples) == (40, 60)
+    assert (manifest.calibration.source, manifest.calibration.num_leaked) == ("signature", 0)
     assert set(manifest.versions) == {"tfx-mobile", "tensorflow", "ai-edge-litert"}
     serialized = tf.constant([models.serialize({"image": row["image"]}) for row in EVAL_ROWS])
     expected = _serving_output(model, examples=serialized)["probabilities"]
@@ -171,6 +176,93 @@ def test_a_recipe_that_fails_is_recorded_and_all_failing_is_an_error(step: Step,
     assert step.variants.get_int_custom_property("num_failed") == 1
 
 
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def _transform_graph(uri: Any) -> Any:
+    artifact = TransformGraph()
+    artifact.uri = str(uri)
+    return artifact
+
+
+def _remote_copy(folder: Path, uri: str) -> str:
+    """Copies a folder to a place that only this process can read, so that a child has to be given a local copy."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            target = f"{uri}/{path.relative_to(folder)}"
+            tf.io.gfile.makedirs(target.rpartition("/")[0])
+            with tf.io.gfile.GFile(target, "wb") as stream:
+                stream.write(path.read_bytes())
+    return uri
+
+
+def test_raw_examples_and_a_signature_on_transformed_features(
+    step: Step, examples: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = models.saved_once(tmp_path_factory, "transformed", models.save_transformed_model)
+    whole = models.transform_graph(tmp_path_factory)
+    without_metadata = tmp_path_factory.mktemp("graph") / "graph"
+    shutil.copytree(whole, without_metadata, ignore=shutil.ignore_patterns("metadata"))
+    schema = Schema()
+    schema.uri = str(whole / "metadata")
+    manifest = step.run(
+        model,
+        ["integer_only_int8"],
+        examples,
+        transform_graph=_transform_graph(_remote_copy(without_metadata, "ram://graph")),
+        schema=schema,
+        calibration={"num_samples": 50, "stratify_by": "label", "label": "label"},
+    )
+    record = manifest.calibration
+    assert record is not None
+    assert (record.source, record.num_leaked) == ("transform_graph", 0)
+    assert record.evaluation is not None
+    assert (record.evaluation.split, record.evaluation.num_examples) == ("eval", 12)
+    assert record.strata is not None
+    assert sorted(value.num_samples for value in record.strata.values) == [16, 17, 17]
+    assert record.strata == record.label_balance
+    scaled = models.scaled(models.images(EVAL_ROWS))
+    expected = _serving_output(model, image_xf=tf.constant(scaled))["output_0"]
+    np.testing.assert_allclose(step.predict("integer_only_int8", image_xf=scaled)["output_0"], expected, atol=0.06)
+
+
+def test_what_the_converter_takes_without_a_word_is_reported(
+    step: Step, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Calibrated at half the range, on examples that evaluate too."""
+    model = models.raw_model(tmp_path_factory)
+    half = [{**row, "image": row["image"] / 2} for row in models.rows(60)]
+    examples = models.write_examples(
+        tmp_path / "examples", {"train": half, "eval": [*models.rows(60, seed=9), *half[:4]]}
+    )
+    manifest = step.run(model, ["full_integer"], examples)
+    assert manifest.calibration is not None
+    assert manifest.calibration.source == "examples"
+    assert manifest.calibration.num_leaked == 4
+    assert [finding.code for finding in manifest.calibration.findings] == ["leakage", "outside_range"]
+    for finding in manifest.calibration.findings:
+        assert finding.message in caplog.text
+
+
+def test_leakage_is_refused_on_request(
+    step: Step,
+    examples: Any,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = models.raw_model(tmp_path_factory)
+    rows = models.rows(30)
+    leaking = models.write_examples(tmp_path / "leaking", {"train": rows, "eval": rows[:9]})
+    with pytest.raises(CalibrationError, match=r"^9 of 30 calibration samples"):
+        step.run(model, ["full_integer"], leaking, calibration={"leakage": "refuse"})
+    assert not any(step.output.iterdir())
+    manifest = step.run(model, ["full_integer"], examples, calibration={"evaluation_split": "test"})
+    assert manifest.calibration is not None
+    assert [finding.code for finding in manifest.calibration.findings] == ["not_compared"]
+    assert "no split 'test'. Their splits: train, eval." in caplog.text
+
+
 # --- bad input: a clear error, and nothing written --------------------------------------------------------------------
 
 
@@ -244,6 +336,7 @@ def test_features_that_a_phone_cannot_be_fed(
         ({"recipes": '["float32"]', "batch_size": "0"}, "batch_size='0' is not valid"),
         ({"recipes": '["float32"]', "deadline_seconds": "soon"}, "deadline_seconds='soon' is not valid"),
         ({"recipes": '["float32"]', "calibration": '{"splits": "train"}'}, "splits='train'"),
+        ({"recipes": '["float32"]', "calibration": "3"}, "calibration='3' is not valid. Use CalibrationSpec"),
     ],
 )
 def test_runtime_parameters_are_validated_by_the_executor(
@@ -298,6 +391,8 @@ def test_definition_with_runtime_parameters() -> None:
         ({"recipes": ["float32"], "batch_size": 0}, "batch_size=0"),
         ({"recipes": ["float32"], "deadline_seconds": -1}, "deadline_seconds=-1"),
         ({"recipes": ["float32"], "signature_name": ""}, "signature_name=''"),
+        ({"recipes": ["float32"], "calibration": {"samples": 3}}, "Invalid CalibrationSpec: samples=3"),
+        ({"recipes": ["float32"], "calibration": "train"}, "calibration='train' is not JSON"),
     ],
 )
 def test_wrong_definitions(parameters: dict[str, Any], message: str) -> None:

@@ -7,7 +7,10 @@ import pytest
 from tfx_mobile.errors import TFXMobileError
 from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe
 from tfx_mobile.records import (
+    Balance,
+    CalibrationFinding,
     CalibrationRecord,
+    EvaluationSplit,
     Failure,
     InputRange,
     ModelFileRecord,
@@ -15,6 +18,7 @@ from tfx_mobile.records import (
     SignatureRecord,
     SourceModelRecord,
     TensorRecord,
+    ValueCount,
     Variant,
     VariantManifest,
     canonical_json,
@@ -55,7 +59,14 @@ MANIFEST = VariantManifest(
         num_samples=200,
         num_examples=1000,
         sha256=SHA,
-        ranges=(InputRange(name="x", minimum=0.0, maximum=1.0),),
+        ranges=(InputRange(name="x", minimum=0.0, maximum=1.0, values_outside=0.25, rows_outside=0.5),),
+        source="examples",
+        label_balance=Balance(
+            feature="label", values=(ValueCount(value=None, num_samples=1, num_examples=2),), num_omitted=3
+        ),
+        evaluation=EvaluationSplit(split="eval", num_examples=9),
+        num_leaked=0,
+        findings=(CalibrationFinding(code="outside_range", message="half of it"),),
     ),
     versions={"tfx-mobile": "0.1.0"},
     variants=(VARIANT, FAILED),
@@ -64,9 +75,14 @@ MANIFEST = VariantManifest(
 TENSOR_JSON = '{"default":null,"dtype":"float32","name":"x","scale":null,"shape":[1,4],"zero_point":null}'
 GOLDEN = (
     '{"batch_size":1,'
-    '"calibration":{"num_examples":1000,"num_samples":200,"ranges":[{"maximum":1.0,"minimum":0.0,"name":"x"}],'
-    f'"sha256":"{SHA}","spec":{{"evaluation_split":"eval","label":null,"leakage":"warn","num_samples":200,"seed":0,"split":"train",'
-    '"stratify_by":null}},'
+    '"calibration":{"evaluation":{"num_examples":9,"split":"eval"},'
+    '"findings":[{"code":"outside_range","message":"half of it"}],'
+    '"label_balance":{"feature":"label","num_omitted":3,"values":[{"num_examples":2,"num_samples":1,"value":null}]},'
+    '"not_compared":null,"num_examples":1000,"num_leaked":0,"num_samples":200,'
+    '"ranges":[{"evaluation_maximum":null,"evaluation_minimum":null,"maximum":1.0,"minimum":0.0,"name":"x",'
+    '"rows_outside":0.5,"values_outside":0.25}],'
+    f'"sha256":"{SHA}","source":"examples","spec":{{"evaluation_split":"eval","label":null,"leakage":"warn","num_samples":200,"seed":0,"split":"train",'
+    '"stratify_by":null},"strata":null},'
     '"qat_source":null,"schema_version":2,'
     f'"source":{{"inputs":[{TENSOR_JSON}],"outputs":[{TENSOR_JSON}],"parses_examples":true,"route":"resigned",'
     f'"sha256":"{SHA}","signature":"serving_default","uri":"models/1"}},'
@@ -88,6 +104,16 @@ GOLDEN = (
 def test_the_manifest_is_this_json():
     assert MANIFEST.to_json().decode() == GOLDEN
     assert VariantManifest.from_json(GOLDEN) == MANIFEST
+
+
+def test_a_calibration_of_schema_version_1_is_read():
+    document = (
+        '{"num_examples":1000,"num_samples":200,"ranges":[{"maximum":1.0,"minimum":0.0,"name":"x"}],'
+        f'"sha256":"{SHA}","spec":{{"num_samples":200,"seed":0,"split":"train"}}}}'
+    )
+    record = CalibrationRecord.from_json(document)
+    assert (record.source, record.evaluation, record.num_leaked, record.findings) == (None, None, None, ())
+    assert record.ranges[0].rows_outside is None
 
 
 def test_only_what_was_converted_counts_as_converted():

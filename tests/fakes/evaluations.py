@@ -97,6 +97,7 @@ def manifest_of(
     source_sha256: str = SOURCE_SHA256,
     parses_examples: bool = False,
     output: str = "output_0",
+    input_name: str = models.IMAGE,
 ) -> VariantManifest:
     """The manifest of variants by name, each a file's bytes or the reason why there is none."""
     variants = []
@@ -112,7 +113,7 @@ def manifest_of(
             signature="serving_default",
             parses_examples=parses_examples,
             route="resigned" if parses_examples else "direct",
-            inputs=(TensorRecord(name=models.IMAGE, dtype="float32", shape=(-1, models.PIXELS)),),
+            inputs=(TensorRecord(name=input_name, dtype="float32", shape=(-1, models.PIXELS)),),
             outputs=(TensorRecord(name=output, dtype="float32", shape=(-1, models.CLASSES)),),
         ),
         batch_size="dynamic",

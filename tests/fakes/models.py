@@ -117,8 +117,17 @@ def save_raw_model(path: str | Path) -> None:
     raw_network().export(str(path), format="tf_saved_model", verbose=False)
 
 
-def write_transform_graph(path: str | Path) -> None:
-    """A real Transform output: `image` through `scale_to_z_score`, `label` as it is."""
+CAMERA, SCALED = "camera", "image_xf"
+
+
+def write_transform_graph(path: str | Path, *, wide: bool = False) -> None:
+    """A real Transform output: `image` through `scale_to_z_score`, `label` as it is.
+
+    Args:
+        path: Its folder.
+        wide: The z-score also under a name of its own, `image_xf`; and a raw feature `camera`, strings, that examples
+            may lack and that only the length of ends up in `camera_length`.
+    """
     import tempfile
 
     import apache_beam as beam
@@ -129,11 +138,19 @@ def write_transform_graph(path: str | Path) -> None:
     from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
     spec = {IMAGE: tf.io.FixedLenFeature([PIXELS], tf.float32), LABEL: tf.io.FixedLenFeature([1], tf.int64)}
-    metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(spec))
     data = [{IMAGE: row[IMAGE].astype(np.float32), LABEL: np.array([row[LABEL]])} for row in rows(90)]
+    if wide:
+        spec[CAMERA] = tf.io.VarLenFeature(tf.string)
+        data = [{**row, CAMERA: ["front"]} for row in data]
+    metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(spec))
 
     def preprocessing_fn(inputs: dict[str, Any]) -> dict[str, Any]:
-        return {IMAGE: tft.scale_to_z_score(inputs[IMAGE]), LABEL: inputs[LABEL]}
+        outputs = {IMAGE: tft.scale_to_z_score(inputs[IMAGE]), LABEL: inputs[LABEL]}
+        if wide:
+            outputs[SCALED] = outputs[IMAGE]
+            lengths = tf.strings.length(tf.sparse.to_dense(inputs[CAMERA]))
+            outputs["camera_length"] = tf.cast(tf.reduce_sum(lengths, axis=1), tf.int64)
+        return outputs
 
     options = PipelineOptions(flags=[])
     options.view_as(DirectOptions).direct_running_mode = "in_memory"
@@ -142,6 +159,30 @@ def write_transform_graph(path: str | Path) -> None:
         _, transform_fn = (create, metadata) | tft_beam.AnalyzeAndTransformDataset(preprocessing_fn)
         _ = transform_fn | tft_beam.WriteTransformFn(str(path))
         _ = metadata | tft_beam.WriteMetadata(str(Path(path) / "metadata"), pipeline)
+
+
+def transform_graph(tmp_path_factory: Any) -> Path:
+    """The folder of the wide TransformGraph artifact; written once per test session."""
+    root: Path = tmp_path_factory.getbasetemp() / "wide_transform_graph"
+    if not root.exists():
+        write_transform_graph(root, wide=True)
+    return root
+
+
+def scaled(some_images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The z-score that the transform graphs compute: of all pixels of the 90 rows they were made with."""
+    training = images(rows(90))
+    return ((some_images - training.mean()) / training.std()).astype(np.float32)
+
+
+def save_transformed_model(path: str | Path) -> None:
+    """A Keras 3 export on a transformed feature: `image_xf` float32 [batch, 16] to `output_0` [batch, 3]."""
+    import keras
+
+    training = rows(90)
+    image_xf = keras.Input((PIXELS,), name=SCALED)
+    classifier = network(scaled(images(training)), [row[LABEL] for row in training], scale=0.1)
+    keras.Model(image_xf, classifier(image_xf)).export(str(path), format="tf_saved_model", verbose=False)
 
 
 def save_serving_model(path: str | Path, transform_dir: str | Path) -> None:

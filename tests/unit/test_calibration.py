@@ -122,9 +122,134 @@ def test_samples_survive_saving(tmp_path: Path) -> None:
         np.testing.assert_array_equal(loaded[name], array)
 
 
-def test_description() -> None:
-    spec = CalibrationSpec()
-    values = {"b": np.array([[1.0, -2.0]]), "a": np.array([[True]])}
-    record = calibration.describe(spec, calibration.Draw((b"ab",), 7), values)
-    assert [(r.name, r.minimum, r.maximum) for r in record.ranges] == [("b", -2.0, 1.0)]
-    assert record.sha256 != calibration.describe(spec, calibration.Draw((b"a", b"b"), 7), values).sha256
+# --- equal shares -----------------------------------------------------------------------------------------------------
+
+
+def _labelled(counts: dict[Any, int]) -> list[bytes]:
+    """Examples with the label or, for None, without; all different."""
+    rows = [
+        ({} if label is None else {"label": label}) | {"x": [float(i)]} for label, n in counts.items() for i in range(n)
+    ]
+    return [models.serialize(row) for row in rows]
+
+
+def _shares(drawn: calibration.Draw) -> dict[str | None, int]:
+    assert drawn.strata is not None
+    return {value.value: value.num_samples for value in drawn.strata.values}
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "shares"),
+    [
+        ({0: 500, 1: 40, 2: 40}, 30, {"0": 10, "1": 10, "2": 10}),
+        ({0: 500, 1: 3, 2: 40}, 30, {"0": 14, "1": 3, "2": 13}),
+        ({0: 500, 1: 3, 2: 5}, 30, {"0": 22, "1": 3, "2": 5}),
+        ({"night": 60, "day": 700, None: 2}, 12, {"night": 5, "day": 5, None: 2}),
+        ({0.5: 4, 1.5: 4}, 100, {"0.5": 4, "1.5": 4}),
+        ({i: 5 for i in range(9)}, 4, None),
+    ],
+)
+def test_strata_get_equal_shares_as_far_as_they_go(
+    tmp_path: Path, counts: dict[Any, int], size: int, shares: dict[str | None, int] | None
+) -> None:
+    records = _labelled(counts)
+    spec = CalibrationSpec(num_samples=size, stratify_by="label")
+    drawn = calibration.draw(_write(tmp_path / "a", records), spec)
+    assert len(set(drawn.records)) == len(drawn.records) == min(size, len(records))
+    found = _shares(drawn)
+    if shares is None:
+        assert sorted(found.values(), reverse=True)[:4] == [1, 1, 1, 1]
+    else:
+        # Which of the larger strata gets what is left over depends on the examples.
+        assert sorted(found.values()) == sorted(shares.values())
+        assert set(found) == set(shares)
+        assert [found[value] for value in shares if shares[value] < size // len(shares)] == [
+            shares[value] for value in shares if shares[value] < size // len(shares)
+        ]
+    assert drawn.strata is not None
+    assert {v.value: v.num_examples for v in drawn.strata.values} == {
+        None if label is None else str(label): n for label, n in counts.items()
+    }
+    rng = np.random.default_rng(0)
+    shuffled = [records[i] for i in rng.permutation(len(records))]
+    assert (
+        calibration.draw(_write(tmp_path / "b", shuffled[:7], shuffled[7:] + shuffled[:5]), spec).records
+        == drawn.records
+    )
+
+
+def test_stratified_sample_is_the_smallest_hashes_of_each_stratum(tmp_path: Path) -> None:
+    """Against drawing from each stratum alone, which keeps everything."""
+    counts = {0: 3000, 1: 200, 2: 30}
+    spec = CalibrationSpec(num_samples=60, seed=4)
+    expected = set()
+    for label, count in counts.items():
+        alone = _labelled({label: count})
+        expected.update(calibration.draw(_write(tmp_path / str(label), alone), spec).records[:20])
+    files = _write(tmp_path / "all", _labelled(counts))
+    drawn = calibration.draw(files, spec.model_copy(update={"stratify_by": "label"}))
+    assert set(drawn.records) == expected
+
+
+def test_memory_is_for_the_sample_only() -> None:
+    sample = calibration._StratifiedSample(10)
+    for rank in np.random.default_rng(0).permutation(5000).tolist():
+        sample.add(str(rank % 20), rank, b"%d" % rank)
+        assert sum(map(len, sample._largest_first.values())) <= 2 * 10 + 20
+    assert len(sample.take(10)) == 10
+
+
+@pytest.mark.parametrize("stratify_by", [None, "label"])
+def test_extra_examples_change_nothing_about_the_sample(tmp_path: Path, stratify_by: str | None) -> None:
+    files = _write(tmp_path, _labelled({0: 300, 1: 25, 2: 7}))
+    spec = CalibrationSpec(num_samples=30, stratify_by=stratify_by)
+    small, large = calibration.draw(files, spec), calibration.draw(files, spec, extra=50)
+    assert (small.records, small.strata) == (large.records, large.strata)
+    assert small.extra == ()
+    assert len(large.extra) == 50
+    assert not set(large.extra) & set(large.records)
+    eighty = calibration.draw(files, spec.model_copy(update={"num_samples": 80})).records
+    assert set(eighty) == {*large.records, *large.extra}
+    labels = calibration.feature_values(large.extra, "label")
+    assert {type(value) for (value,) in labels} == {int}
+    assert calibration.feature_values(large.extra, "nothing") == [[]] * 50
+
+
+def test_features_that_cannot_stratify(tmp_path: Path) -> None:
+    files = _write(tmp_path, _labelled({i: 1 for i in range(1200)}))
+    with pytest.raises(
+        CalibrationError, match=r"stratify_by='x'\) cannot be met: the feature has more than 1000 values"
+    ):
+        calibration.draw(_write(tmp_path / "x", _labelled({0: 1200})), CalibrationSpec(stratify_by="x"))
+    for field in ("stratify_by", "label"):
+        with pytest.raises(
+            CalibrationError, match=rf"CalibrationSpec\({field}='kind'\).*hold label int64 x 1, x float x 1"
+        ):
+            calibration.draw(files, CalibrationSpec(**{field: "kind"}))
+    # A regression target is no error: the report leaves it out.
+    assert calibration.draw(files, CalibrationSpec(label="label")).label_balance is None
+    with pytest.raises(CalibrationError, match=r"no tf\.Example"):
+        calibration.draw(_write(tmp_path / "y", [b"\xff\xff"]), CalibrationSpec(label="label"))
+
+
+def test_label_balance_lists_the_most_frequent_values(tmp_path: Path) -> None:
+    files = _write(tmp_path, _labelled({7: 30, **{100 + i: 1 for i in range(150)}}))
+    balance = calibration.draw(files, CalibrationSpec(num_samples=1000, label="label")).label_balance
+    assert balance is not None
+    assert (balance.feature, len(balance.values), balance.num_omitted) == ("label", 100, 51)
+    assert balance.values[0].model_dump() == {"value": "7", "num_samples": 30, "num_examples": 30}
+
+
+# --- what TensorFlow's converter would take without a word ------------------------------------------------------------
+
+
+def test_a_row_without_the_batch_dimension() -> None:
+    """[16] for [1, 16] is silently accepted by the converter."""
+    with pytest.raises(CalibrationError, match=r"float32 \[16\]; the model takes float32 \[1, 16\]"):
+        calibration.samples([b""], lambda _: {"image": np.zeros(16, np.float32)}, [IMAGE])
+
+
+def test_values_for_another_input() -> None:
+    """A wrong name in the dict is a bare KeyError in the converter."""
+    with pytest.raises(CalibrationError, match=r"no calibration values for input 'image' .*only for picture"):
+        calibration.samples([b""], lambda _: {"picture": np.zeros((1, 16), np.float32)}, [IMAGE])

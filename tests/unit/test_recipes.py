@@ -94,3 +94,21 @@ def test_a_calibration_of_nothing_is_refused():
         CalibrationSpec(num_samples=0)
     with pytest.raises(RecipeError, match="split=''"):
         CalibrationSpec(split="")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"leakage": "ignore"}, "leakage='ignore'"),
+        ({"leakage": "refuse", "evaluation_split": None}, "an evaluation_split other than split='train', not None"),
+        ({"leakage": "refuse", "split": "eval"}, "an evaluation_split other than split='eval', not 'eval'"),
+        ({"stratify_by": ""}, "stratify_by=''"),
+        ({"label": ""}, "label=''"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 2**70}, "seed="),
+        ({"stratified": "label"}, "stratified='label'.*Its fields are split, num_samples, seed, stratify_by"),
+    ],
+)
+def test_a_calibration_that_makes_no_sense_is_refused(fields, message):
+    with pytest.raises(RecipeError, match=message):
+        CalibrationSpec(**fields)

@@ -10,7 +10,7 @@ from tfx.dsl.components.base.executor_spec import BeamExecutorSpec
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types import BaseChannel, Channel
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
-from tfx.types.standard_artifacts import Examples, Model, ModelEvaluation
+from tfx.types.standard_artifacts import Examples, Model, ModelEvaluation, Schema, TransformGraph
 
 from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
@@ -25,6 +25,8 @@ class QuantizationEvaluatorSpec(ComponentSpec):
         executor.EXAMPLES_KEY: ChannelParameter(type=Examples),
         executor.MODEL_KEY: ChannelParameter(type=Model),
         executor.VARIANTS_KEY: ChannelParameter(type=TFLiteVariants),
+        executor.TRANSFORM_GRAPH_KEY: ChannelParameter(type=TransformGraph, optional=True),
+        executor.SCHEMA_KEY: ChannelParameter(type=Schema, optional=True),
     }
     OUTPUTS: ClassVar[Mapping[str, ChannelParameter]] = {
         executor.EVALUATION_KEY: ChannelParameter(type=ModelEvaluation),
@@ -58,6 +60,9 @@ class QuantizationEvaluator(BaseBeamComponent):
         example_splits: Splits to evaluate; None for `eval`.
         budget: Hard limits a variant must keep, such as `Budget(max_size_bytes=...)`.
         objective: How the winner is chosen among the variants that pass; `size` takes the smallest.
+        transform_graph: Channel of TransformGraph, for a signature on transformed features with raw `examples`: models
+            are fed its outputs, while labels and slices stay features of the examples.
+        schema: Channel of the raw examples' Schema; read only if the transform graph has no metadata of its own.
 
     `eval_config`, `example_splits`, `budget` (JSON) and `objective` may be RuntimeParameters of ptype `str`; their
     values are then checked when the component runs.
@@ -81,6 +86,8 @@ class QuantizationEvaluator(BaseBeamComponent):
         example_splits: Sequence[str] | RuntimeParameter | None = None,
         budget: Budget | Mapping[str, Any] | RuntimeParameter | None = None,
         objective: str | RuntimeParameter = "size",
+        transform_graph: BaseChannel | None = None,
+        schema: BaseChannel | None = None,
     ) -> None:
         if not isinstance(eval_config, RuntimeParameter):
             eval_config = eval_configs.to_json(eval_config)
@@ -95,6 +102,8 @@ class QuantizationEvaluator(BaseBeamComponent):
                 examples=examples,
                 model=model,
                 variants=variants,
+                transform_graph=transform_graph,
+                schema=schema,
                 eval_config=eval_config,
                 example_splits=example_splits,
                 budget=budget,

@@ -10,13 +10,14 @@ from typing import Any
 
 import apache_beam as beam
 import tensorflow_model_analysis as tfma
+from absl import logging
 from tensorflow_model_analysis.extractors.sql_slice_key_extractor import SqlSliceKeyExtractor
 
 from tfx_mobile.errors import EvaluationError, TFXMobileError
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator.gates import Rejection, metric_in_words, rejections, slice_in_words
-from tfx_mobile.quantization_evaluator.predict import FloatModel, Models, VariantFile, not_finite_rows
-from tfx_mobile.records import ModelMetrics, SliceMetrics
+from tfx_mobile.quantization_evaluator.predict import FloatModel, Models, Transform, VariantFile, not_finite_rows
+from tfx_mobile.records import ModelMetrics, SliceMetrics, TensorRecord
 
 BASELINE = eval_configs.BASELINE
 RAW_RECORD_COLUMN = tfma.ARROW_INPUT_COLUMN
@@ -43,13 +44,76 @@ class Measurement:
     not_finite: Mapping[str, int]
 
 
-def check_examples(files: Mapping[str, Sequence[str]], baseline: FloatModel, needed: Mapping[str, str]) -> None:
+def find_transform(
+    files: Mapping[str, Sequence[str]],
+    baseline: FloatModel,
+    variant_inputs: Sequence[TensorRecord],
+    uri: str,
+    schema: str | None,
+) -> Transform | None:
+    """Decides by the first examples of each split whether a transform graph has to be applied to them.
+
+    Args:
+        files: Compressed TFRecord files by split.
+        baseline: The float model.
+        variant_inputs: The variants' inputs; empty if they are known to be features of the examples.
+        uri: Folder of the TransformGraph artifact.
+        schema: Path of the raw examples' schema; None without one.
+
+    Returns:
+        What to apply; None if all models take features of the examples as they are.
+
+    Raises:
+        EvaluationError: The graph or the examples cannot be read, or an input is found in neither.
+    """
+    import tensorflow as tf
+
+    from tfx_mobile.transform_graph import CannotTransformError, TransformGraph, conform, stored_features
+
+    all_inputs = (() if baseline.parses_examples else tuple(baseline.inputs.values()), variant_inputs)
+    try:
+        records = [
+            record
+            for paths in files.values()
+            for record in tf.data.TFRecordDataset(list(paths), "GZIP").take(_PEEK).as_numpy_iterator()
+        ]
+        graph = TransformGraph(uri, schema)
+        stored = stored_features(records)
+        choices = [graph.choose(stored, inputs) if inputs and records else None for inputs in all_inputs]
+        raw_features = graph.raw_features(stored)
+        for choice, inputs in zip(choices, all_inputs, strict=True):
+            if choice is not None and choice.source == "transform_graph":
+                conform(graph.apply(records, raw_features), inputs)
+    except tf.errors.OpError as error:
+        raise EvaluationError(
+            f"The examples cannot be read as GZIP TFRecords: {error}. Run the step that wrote them again."
+        ) from None
+    except CannotTransformError as error:
+        raise EvaluationError(str(error)) from error
+    if any(choice is not None and choice.assumed for choice in choices):
+        logging.warning(
+            "The model's inputs are features of the raw examples as well as outputs of the transform graph, which is "
+            "applied because transform_graph is given. Leave it out if the signature takes raw features."
+        )
+    feeds_baseline, feeds_variants = (c is not None and c.source == "transform_graph" for c in choices)
+    if not feeds_baseline and not feeds_variants:
+        return None
+    return Transform(uri, schema, raw_features, feeds_baseline, feeds_variants)
+
+
+def check_examples(
+    files: Mapping[str, Sequence[str]],
+    baseline: FloatModel,
+    needed: Mapping[str, str],
+    transform: Transform | None = None,
+) -> None:
     """Looks at the first examples of each split, so that a wrong wiring fails before the pass and in plain words.
 
     Args:
         files: Compressed TFRecord files by split.
         baseline: The model to be fed.
         needed: Features that the EvalConfig reads, each with the field that names it.
+        transform: What is applied to the examples first.
 
     Raises:
         EvaluationError: A split is empty or not readable, or a needed feature or model input is in none of them.
@@ -80,14 +144,16 @@ def check_examples(files: Mapping[str, Sequence[str]], baseline: FloatModel, nee
                     f"{field} {key!r} of eval_config is not among the features of split {split!r}: {present}. Name "
                     "one of these, or evaluate on examples that hold it."
                 )
-        inputs = () if baseline.parses_examples else tuple(baseline.inputs)
+        transformed = transform is not None and transform.feeds_baseline
+        inputs = () if baseline.parses_examples or transformed else tuple(baseline.inputs)
         missing = sorted(set(inputs) - features)
         if missing:
             raise EvaluationError(
                 f"No feature for model input {', '.join(missing)} in split {split!r}; its features: {present}. "
                 f"Signature {baseline.signature!r} takes {', '.join(sorted(inputs))}: wire the examples the model is "
-                "served with (after a Transform, transformed_examples if the signature takes transformed features), "
-                "or set signature_name in the ModelSpec."
+                "served with (after a Transform, transformed_examples if the signature takes transformed features, or "
+                "raw examples with transform_graph=transform.outputs['transform_graph']), or set signature_name in the "
+                "ModelSpec."
             )
 
 
@@ -98,6 +164,7 @@ def measure(
     variants: Sequence[VariantFile],
     config: Any,
     output_path: str,
+    transform: Transform | None = None,
 ) -> Measurement:
     """Scores all models in one pass and writes TFMA's result files.
 
@@ -108,6 +175,7 @@ def measure(
         variants: The files to compare with it; may be empty.
         config: The user's tfma.EvalConfig.
         output_path: Where TFMA writes.
+        transform: What is applied to the examples before the models get them.
 
     Raises:
         EvaluationError: A model cannot be fed or scored.
@@ -125,7 +193,9 @@ def measure(
         tfma.extractors.FeaturesExtractor(expanded),
         tfma.extractors.LabelsExtractor(expanded),
         tfma.extractors.ExampleWeightsExtractor(expanded),
-        tfma.extractors.Extractor(stage_name="ExtractPredictions", ptransform=beam.ParDo(_Predict(baseline, variants))),
+        tfma.extractors.Extractor(
+            stage_name="ExtractPredictions", ptransform=beam.ParDo(_Predict(baseline, variants, transform))
+        ),
         *([SqlSliceKeyExtractor(expanded)] if any(spec.slice_keys_sql for spec in config.slicing_specs) else []),
         tfma.extractors.UnbatchExtractor(),
         tfma.extractors.SliceKeyExtractor(eval_config=expanded),
@@ -163,12 +233,15 @@ def measure(
 class _Predict(beam.DoFn):
     """Adds the predictions of all models to a batch of extracts; pickled with descriptions, not with models."""
 
-    def __init__(self, baseline: FloatModel, variants: Sequence[VariantFile]) -> None:
+    def __init__(
+        self, baseline: FloatModel, variants: Sequence[VariantFile], transform: Transform | None = None
+    ) -> None:
         self._baseline = baseline
         self._variants = tuple(variants)
+        self._transform = transform
 
     def setup(self) -> None:
-        self._models = Models(BASELINE, self._baseline, self._variants)
+        self._models = Models(BASELINE, self._baseline, self._variants, self._transform)
         self._examples = beam.metrics.Metrics.counter(_NAMESPACE, _EXAMPLES)
         self._not_finite = {
             variant.name: beam.metrics.Metrics.counter(_NAMESPACE, f"{_NOT_FINITE}/{variant.name}")

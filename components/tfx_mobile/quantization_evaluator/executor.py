@@ -36,6 +36,8 @@ from tfx_mobile.tflite.preflight import preflight
 EXAMPLES_KEY = "examples"
 MODEL_KEY = "model"
 VARIANTS_KEY = "variants"
+TRANSFORM_GRAPH_KEY = "transform_graph"
+SCHEMA_KEY = "schema"
 EVAL_CONFIG_KEY = "eval_config"
 EXAMPLE_SPLITS_KEY = "example_splits"
 BUDGET_KEY = "budget"
@@ -47,6 +49,7 @@ BLESSED_MODEL_KEY = "blessed_model"
 
 DEFAULT_SPLITS = ("eval",)
 
+_SCHEMA_FILE = "schema.pbtxt"
 _TELEMETRY = ["QuantizationEvaluator"]
 _VERSIONED = ("tfx-mobile", "tensorflow-model-analysis", "tensorflow", "ai-edge-litert")
 
@@ -111,7 +114,8 @@ class Executor(BaseBeamExecutor):
         """Evaluates the variants; on an error nothing is left in the outputs.
 
         Args:
-            input_dict: `examples`, `model`, `variants`; other keys are ignored.
+            input_dict: `examples`, `model`, `variants`, optionally `transform_graph` and `schema`; other keys are
+                ignored.
             output_dict: `evaluation`, `blessing`, `blessed_model`.
             exec_properties: The component's parameters, as JSON or as what it stands for.
 
@@ -140,7 +144,16 @@ class Executor(BaseBeamExecutor):
 
         from tfx_mobile.quantization_evaluator import evaluation
 
-        evaluation.check_examples(files, baseline, eval_configs.feature_keys(config))
+        transform = None
+        if input_dict.get(TRANSFORM_GRAPH_KEY):
+            transform = evaluation.find_transform(
+                files,
+                baseline,
+                () if manifest.source.parses_examples else manifest.source.inputs,
+                artifact_io.single(input_dict, TRANSFORM_GRAPH_KEY, EvaluationError).uri,
+                _schema_file(input_dict),
+            )
+        evaluation.check_examples(files, baseline, eval_configs.feature_keys(config), transform)
         failures = _find_failures(variants, manifest)
         runnable = [v for v in manifest.converted() if v.name not in failures]
         make_source = tfxio_utils.get_tfxio_factory_from_artifact(
@@ -154,6 +167,7 @@ class Executor(BaseBeamExecutor):
                 [_variant_file(variants.uri, variant, manifest) for variant in runnable],
                 config,
                 outputs[EVALUATION_KEY].uri,
+                transform,
             )
             verdicts = gates.judge(
                 manifest.variants,
@@ -222,6 +236,12 @@ def _describe_baseline(model: Artifact, manifest: VariantManifest, config: Any) 
             f"and leave signature_name out of eval_config or set it to {source.signature!r}."
         )
     return baseline
+
+
+def _schema_file(input_dict: Mapping[str, list[Artifact]]) -> str | None:
+    if not input_dict.get(SCHEMA_KEY):
+        return None
+    return posixpath.join(artifact_io.single(input_dict, SCHEMA_KEY, EvaluationError).uri, _SCHEMA_FILE)
 
 
 def _find_failures(variants: Artifact, manifest: VariantManifest) -> dict[str, Failure]:

@@ -58,6 +58,25 @@ class VariantFile:
     signature: str
 
 
+@dataclass(frozen=True)
+class Transform:
+    """A transform graph to apply to the examples, for models whose inputs are not features of the examples.
+
+    Attributes:
+        uri: Folder of the TransformGraph artifact.
+        schema: Path of the raw examples' schema; None without one.
+        raw_features: The raw features it is applied to.
+        feeds_baseline: Whether the baseline takes its outputs.
+        feeds_variants: Whether the variants do.
+    """
+
+    uri: str
+    schema: str | None
+    raw_features: tuple[str, ...]
+    feeds_baseline: bool
+    feeds_variants: bool
+
+
 def describe_saved_model(uri: str, signature: str, parses_examples: bool | None) -> FloatModel:
     """Reads a signature of a SavedModel without loading the model.
 
@@ -111,12 +130,25 @@ class Models:
         names: The baseline's name first, then the variants' in the given order.
     """
 
-    def __init__(self, baseline_name: str, baseline: FloatModel, variants: Sequence[VariantFile]) -> None:
+    def __init__(
+        self,
+        baseline_name: str,
+        baseline: FloatModel,
+        variants: Sequence[VariantFile],
+        transform: Transform | None = None,
+    ) -> None:
         """Opens all models.
+
+        Args:
+            baseline_name: What the baseline is called.
+            baseline: The float model.
+            variants: The files.
+            transform: What to feed them with instead of the examples' features; None to feed them those.
 
         Raises:
             ModelFileError: A file is not the one that passed preflight.
         """
+        self._transform = None if transform is None else _OpenTransform(transform)
         self._baseline = _OpenSavedModel(baseline)
         self._variants = {variant.name: _OpenVariant(variant) for variant in variants}
         self._baseline_name = baseline_name
@@ -136,10 +168,13 @@ class Models:
             EvaluationError: A model input has no feature or one that does not fit; or an output has another name or
                 shape than the baseline's.
         """
-        expected = self._baseline.run(features, serialized)
+        baseline_features = variant_features = features
+        if self._transform is not None:
+            baseline_features, variant_features = self._transform.run(features, serialized)
+        expected = self._baseline.run(baseline_features, serialized)
         outputs = {self._baseline_name: expected}
         for name, variant in self._variants.items():
-            outputs[name] = variant.run(features, len(serialized))
+            outputs[name] = variant.run(variant_features, len(serialized))
             _check_same_outputs(name, outputs[name], expected)
         return outputs
 
@@ -176,6 +211,27 @@ class _OpenSavedModel:
         dtypes = {name: record.dtype for name, record in self._description.inputs.items()}
         outputs = self._signature(**{n: self._tf.constant(t, dtype=dtypes[n]) for n, t in tensors.items()})
         return {name: value.numpy() for name, value in outputs.items()}
+
+
+class _OpenTransform:
+    def __init__(self, description: Transform) -> None:
+        from tfx_mobile.transform_graph import TransformGraph
+
+        self._description = description
+        self._graph = TransformGraph(description.uri, description.schema)
+
+    def run(self, features: Mapping[str, Any], serialized: Array) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """What to feed the baseline and the variants with."""
+        from tfx_mobile.transform_graph import CannotTransformError
+
+        try:
+            transformed = self._graph.apply(serialized.tolist(), self._description.raw_features)
+        except CannotTransformError as error:
+            raise EvaluationError(str(error)) from error
+        return (
+            transformed if self._description.feeds_baseline else features,
+            transformed if self._description.feeds_variants else features,
+        )
 
 
 class _OpenVariant:

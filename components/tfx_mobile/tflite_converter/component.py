@@ -65,7 +65,7 @@ class TFLiteConverter(BaseComponent):
         recipes: Sequence[str | ConversionRecipe | Mapping[str, Any]] | RuntimeParameter,
         examples: BaseChannel | None = None,
         signature_name: str | RuntimeParameter = "serving_default",
-        calibration: CalibrationSpec | RuntimeParameter | None = None,
+        calibration: CalibrationSpec | Mapping[str, Any] | RuntimeParameter | None = None,
         batch_size: int | str | RuntimeParameter = 1,
         input_shapes: Mapping[str, Sequence[int]] | RuntimeParameter | None = None,
         allow_select_tf_ops: bool | RuntimeParameter = False,
@@ -87,8 +87,8 @@ class TFLiteConverter(BaseComponent):
             examples: Examples channel to calibrate from, in the form the signature is served with; needed by
                 `full_integer`, `integer_only_*` and `int16x8`.
             signature_name: Which signature of the SavedModel to convert.
-            calibration: Split, number and seed of the calibration examples; None for 200 of `train` with seed 0. A
-                RuntimeParameter holds its JSON.
+            calibration: Which examples calibrate and what they are compared with; None for 200 of `train` with seed 0,
+                compared with `eval`. A RuntimeParameter holds its JSON.
             batch_size: Rows a variant takes at once: 1, another number, or `dynamic`. A recipe may set its own.
             input_shapes: Sizes per example for inputs that the signature leaves open, by input name, without the batch
                 dimension, such as `{"image": [224, 224, 3]}`; None leaves them open. A RuntimeParameter holds its JSON.
@@ -100,8 +100,9 @@ class TFLiteConverter(BaseComponent):
                 list.
             qat_model: Model channel with the quantization-aware twin of `model`, for recipes with
                 `quantization_aware`; None if `model` itself was trained so.
-            transform_graph: TransformGraph channel, for a signature on transformed features with raw `examples`.
-            schema: Schema channel of the raw examples.
+            transform_graph: TransformGraph channel, for a signature on transformed features with raw `examples`: it is
+                applied to them before they calibrate.
+            schema: Schema channel of the raw examples; read only if the transform graph has no metadata of its own.
             deadline_seconds: Longest time for one recipe; wall time.
             max_parallel: How many converter processes may run at once.
 
@@ -117,7 +118,7 @@ class TFLiteConverter(BaseComponent):
         ):
             raise RecipeError(f"signature_name={signature_name!r} is not valid. Use a name such as 'serving_default'.")
         if not isinstance(calibration, RuntimeParameter):
-            calibration = canonical_json((calibration or CalibrationSpec()).model_dump(mode="json")).decode()
+            calibration = canonical_json(executor.parse_calibration(calibration).model_dump(mode="json")).decode()
         if not isinstance(batch_size, RuntimeParameter):
             batch_size = str(executor.parse_batch_size(batch_size))
         if not isinstance(input_shapes, RuntimeParameter):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 from tfx.dsl.components.base.base_executor import BaseExecutor
 from tfx.types.artifact import Artifact
 from tfx.utils import io_utils
@@ -20,6 +21,7 @@ from tfx_mobile.records import SourceModelRecord, VariantManifest, canonical_jso
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
 from tfx_mobile.tflite_converter.worker import Job
 
+_SCHEMA_FILE = "schema.pbtxt"
 _RECIPES_EXAMPLE = '["float32", "full_integer"]'
 _INPUT_SHAPES_EXAMPLE = '{"image": [224, 224, 3]}'
 _METADATA_EXAMPLE = '{"labels": ["cat", "dog"]}'
@@ -111,6 +113,23 @@ def parse_flag(parameter: str, value: Any) -> bool:
         raise RecipeError(f"{parameter}={value!r} is not valid. Use True or False.") from None
 
 
+def parse_calibration(value: Any) -> CalibrationSpec:
+    """Which examples calibrate: a CalibrationSpec, its fields, or these as JSON; the defaults for None.
+
+    Raises:
+        RecipeError: `value` is none of these, or a field is not valid.
+    """
+    if isinstance(value, CalibrationSpec):
+        return value
+    fields = artifact_io.from_json(value or {}, "calibration", _CALIBRATION_EXAMPLE, RecipeError)
+    if not isinstance(fields, Mapping):
+        raise RecipeError(
+            f"calibration={value!r} is not valid. Use CalibrationSpec(...), or its fields such as "
+            f"{_CALIBRATION_EXAMPLE}."
+        )
+    return CalibrationSpec(**fields)
+
+
 def parse_max_parallel(value: Any) -> int:
     """How many converter processes may run at once.
 
@@ -143,7 +162,8 @@ class Executor(BaseExecutor):
         """Converts the model and fills the `variants` artifact; nothing is written there before all is known.
 
         Args:
-            input_dict: `model`, and `examples` if a recipe calibrates; other keys are ignored.
+            input_dict: `model`, and `examples` if a recipe calibrates, optionally with `transform_graph` and
+                `schema`; other keys are ignored.
             output_dict: `variants`.
             exec_properties: The component's parameters; `recipes` and `calibration` as JSON or as what it stands for.
 
@@ -158,8 +178,7 @@ class Executor(BaseExecutor):
         )
         batch_size = parse_batch_size(exec_properties.get("batch_size") or 1)
         deadline_seconds = parse_deadline(exec_properties.get("deadline_seconds") or 600)
-        calibration = exec_properties.get("calibration") or {}
-        spec = CalibrationSpec(**artifact_io.from_json(calibration, "calibration", _CALIBRATION_EXAMPLE, RecipeError))
+        spec = parse_calibration(exec_properties.get("calibration"))
         signature_name = exec_properties.get("signature_name") or "serving_default"
         input_shapes = parse_input_shapes(
             artifact_io.from_json(
@@ -181,11 +200,14 @@ class Executor(BaseExecutor):
         variants = artifact_io.single(output_dict, "variants", ConversionError)
 
         saved_model_uri = artifact_io.find_saved_model(model, ConversionError)
-        example_files = []
+        example_files: list[str] = []
+        evaluation_files: list[str] = []
+        not_compared = None
         if calibrates:
             example_files = artifact_io.split_files(
                 examples, spec.split, "CalibrationSpec(split=...)", CalibrationError
             )
+            evaluation_files, not_compared = _evaluation_files(examples, spec)
         with tempfile.TemporaryDirectory(prefix="tfx-mobile-") as temp:
             saved_model = _local_copy(saved_model_uri, Path(temp) / "saved_model")
             work_dir = Path(temp) / "work"
@@ -199,9 +221,15 @@ class Executor(BaseExecutor):
                 allow_select_tf_ops=allow_select_tf_ops,
                 calibration=spec if calibrates else None,
                 example_files=tuple(example_files),
+                evaluation_files=tuple(evaluation_files),
+                not_compared=not_compared,
+                transform_graph=_transform_graph(input_dict, Path(temp)) if calibrates else None,
+                schema_file=_schema_file(input_dict, Path(temp)) if calibrates else None,
                 work_dir=str(work_dir),
             )
             conversion = convert(job, deadline_seconds=deadline_seconds)
+            for finding in conversion.calibration.findings if conversion.calibration else ():
+                logging.warning("TFLiteConverter, calibration: %s", finding.message)
             _require_one(conversion)
             source = SourceModelRecord(
                 sha256=artifact_io.saved_model_sha256(saved_model),
@@ -221,6 +249,33 @@ def _local_copy(uri: str, directory: Path) -> str:
         return uri
     io_utils.copy_dir(uri, str(directory))
     return str(directory)
+
+
+def _evaluation_files(examples: Sequence[Artifact], spec: CalibrationSpec) -> tuple[list[str], str | None]:
+    """The evaluation split's files, or why there are none."""
+    if spec.evaluation_split in (None, spec.split):
+        return [], None
+    choose = "CalibrationSpec(evaluation_split=...)"
+    try:
+        return artifact_io.split_files(examples, spec.evaluation_split, choose, CalibrationError), None
+    except CalibrationError as error:
+        return [], str(error)
+
+
+def _transform_graph(input_dict: Mapping[str, Sequence[Artifact]], directory: Path) -> str | None:
+    """Local folder of the transform graph; None if none is given."""
+    if not input_dict.get("transform_graph"):
+        return None
+    artifact = artifact_io.single(input_dict, "transform_graph", CalibrationError)
+    return _local_copy(artifact.uri, directory / "transform_graph")
+
+
+def _schema_file(input_dict: Mapping[str, Sequence[Artifact]], directory: Path) -> str | None:
+    """Local path of the schema; None if none is given."""
+    if not input_dict.get("schema"):
+        return None
+    artifact = artifact_io.single(input_dict, "schema", CalibrationError)
+    return str(Path(_local_copy(artifact.uri, directory / "schema")) / _SCHEMA_FILE)
 
 
 def _require_one(conversion: Conversion) -> None:

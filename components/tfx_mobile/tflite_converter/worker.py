@@ -40,6 +40,10 @@ class Job(Record):
         allow_select_tf_ops: Whether ops without a builtin kernel may stay TensorFlow ops.
         calibration: Which examples calibrate; None if no recipe calibrates.
         example_files: TFRecord files of the calibration split.
+        evaluation_files: TFRecord files of the evaluation split, which the calibration sample is compared with.
+        not_compared: Why there are none.
+        transform_graph: Local folder of a TransformGraph artifact; None without one.
+        schema_file: Local path of the raw examples' schema as text proto; None without one.
         work_dir: Local folder for everything that is made.
         route: `resigned` uses the front end and falls back to `direct` where freezing is impossible; `direct` does not
             try.
@@ -53,6 +57,10 @@ class Job(Record):
     allow_select_tf_ops: bool = False
     calibration: CalibrationSpec | None
     example_files: tuple[str, ...]
+    evaluation_files: tuple[str, ...] = ()
+    not_compared: str | None = None
+    transform_graph: str | None = None
+    schema_file: str | None = None
     work_dir: str
     route: Route = "resigned"
 
@@ -127,7 +135,7 @@ def serve(request: dict[str, Any], emit: Emit) -> None:
 
 
 def _prepare(job: Job, progress: Callable[[], None]) -> Prepared:
-    from tfx_mobile.tflite_converter import calibration, front_end
+    from tfx_mobile.tflite_converter import calibration, calibration_report, front_end
 
     signature = front_end.load_signature(job.saved_model, job.signature_name)
     progress()
@@ -151,12 +159,19 @@ def _prepare(job: Job, progress: Callable[[], None]) -> Prepared:
         progress()
     record = None
     if job.calibration is not None:
-        inputs = next(iter(sources.values())).signature.inputs
-        drawn = calibration.draw(job.example_files, job.calibration, progress)
-        parse = frozen.parse if frozen is not None and frozen.parse is not None else calibration.raw_parser(inputs)
-        samples = calibration.samples(drawn.records, parse, inputs)
-        calibration.save(Path(job.work_dir) / _SAMPLES_FILE, samples)
-        record = calibration.describe(job.calibration, drawn, samples)
+        calibrated = calibration_report.calibrate(
+            job.calibration,
+            job.example_files,
+            next(iter(sources.values())).signature.inputs,
+            signature_parse=None if frozen is None else frozen.parse,
+            transform_graph=job.transform_graph,
+            schema=job.schema_file,
+            evaluation_files=job.evaluation_files,
+            not_compared=job.not_compared,
+            progress=progress,
+        )
+        calibration.save(Path(job.work_dir) / _SAMPLES_FILE, calibrated.values)
+        record = calibrated.record
     return Prepared(
         route="direct" if frozen is None else "resigned",
         direct_reason=direct_reason,
