@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from tfx_mobile import child_process
 from tfx_mobile.errors import ModelFileError
 from tfx_mobile.records import Failure, sha256_of
 from tfx_mobile.tflite.flatbuffer import inspect_model
+
+#: Address space the child may use besides four times the size of the file; more than any model that suits a phone.
+MEMORY_BYTES = 8 << 30
 
 _ADVICE = "Do not ship this file. Convert the model again, or leave this recipe out."
 
@@ -51,18 +55,36 @@ def preflight(path: str | Path, *, sha256: str, deadline_seconds: float = 120.0)
 
 
 def load_and_run(request: dict[str, Any], emit: child_process.Emit) -> None:
-    """Loads `request["path"]` and runs each signature once on zeros; emits `{"error": text or None}`."""
-    from tfx_mobile.tflite.runtime import SignatureRunner
+    """Loads `request["path"]` and runs each signature once on zeros; emits `{"error": text or None}`.
+
+    A file without signatures, as old converters made them, runs its main subgraph.
+    """
+    from tfx_mobile.tflite.runtime import Interpreter, SignatureRunner
 
     data = Path(request["path"]).read_bytes()
+    _limit_memory(MEMORY_BYTES + 4 * len(data))
     error: str | None = None
     try:
-        for signature in inspect_model(data).signatures:
+        signatures = inspect_model(data).signatures
+        for signature in signatures:
             runner = SignatureRunner(data, signature.key)
             runner.run({name: _zeros(record.shape, record.dtype) for name, record in runner.inputs.items()})
+        if not signatures:
+            interpreter = Interpreter(model_content=data, num_threads=1)
+            interpreter.allocate_tensors()
+            for tensor in interpreter.get_input_details():
+                dtype = "string" if np.dtype(tensor["dtype"]).kind in "SO" else np.dtype(tensor["dtype"]).name
+                interpreter.set_tensor(tensor["index"], _zeros(tuple(tensor["shape"]), dtype))
+            interpreter.invoke()
     except (ModelFileError, RuntimeError, ValueError) as problem:
         error = str(problem)
     emit({"error": error})
+
+
+def _limit_memory(size: int) -> None:
+    """A tensor of a made-up size then costs this process its life, not the machine its memory."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
 
 
 def _zeros(shape: tuple[int, ...], dtype: str) -> Any:

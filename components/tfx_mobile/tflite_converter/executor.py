@@ -17,6 +17,7 @@ from tfx_mobile import artifact_io, artifacts
 from tfx_mobile.errors import CalibrationError, ConversionError, RecipeError
 from tfx_mobile.recipes import BatchSize, CalibrationSpec, ConversionRecipe, MetadataSpec, resolve_recipes
 from tfx_mobile.records import SourceModelRecord, VariantManifest, canonical_json
+from tfx_mobile.tflite import profiles as compatibility
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
 from tfx_mobile.tflite_converter.worker import Job
 
@@ -123,12 +124,12 @@ def parse_max_parallel(value: Any) -> int:
 
 
 def parse_profiles(value: Any) -> list[str]:
-    """Names of compatibility profiles; all of them for None.
+    """Names of compatibility profiles; all of them for None, none for an empty list.
 
     Raises:
         RecipeError: A name is unknown.
     """
-    return list(value or ())
+    return list(compatibility.parse_profiles(value))
 
 
 class Executor(BaseExecutor):
@@ -171,7 +172,7 @@ class Executor(BaseExecutor):
             **artifact_io.from_json(exec_properties.get("metadata") or {}, "metadata", _METADATA_EXAMPLE, RecipeError)
         )
         profiles = parse_profiles(
-            artifact_io.from_json(exec_properties.get("profiles") or [], "profiles", _PROFILES_EXAMPLE, RecipeError)
+            artifact_io.from_json(exec_properties.get("profiles") or None, "profiles", _PROFILES_EXAMPLE, RecipeError)
         )
         max_parallel = parse_max_parallel(exec_properties.get("max_parallel") or 1)
         examples = input_dict.get("examples") or []
@@ -200,6 +201,7 @@ class Executor(BaseExecutor):
                 calibration=spec if calibrates else None,
                 example_files=tuple(example_files),
                 work_dir=str(work_dir),
+                profiles=tuple(profiles),
             )
             conversion = convert(job, deadline_seconds=deadline_seconds)
             _require_one(conversion)

@@ -41,6 +41,7 @@ class Job(Record):
         calibration: Which examples calibrate; None if no recipe calibrates.
         example_files: TFRecord files of the calibration split.
         work_dir: Local folder for everything that is made.
+        profiles: Compatibility profiles to check each file against; None for all.
         route: `resigned` uses the front end and falls back to `direct` where freezing is impossible; `direct` does not
             try.
     """
@@ -54,6 +55,7 @@ class Job(Record):
     calibration: CalibrationSpec | None
     example_files: tuple[str, ...]
     work_dir: str
+    profiles: tuple[str, ...] | None = None
     route: Route = "resigned"
 
 
