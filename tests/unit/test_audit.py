@@ -151,6 +151,16 @@ def test_a_missing_bias_is_no_finding_and_no_error():
     assert findings(edited(FILES["image"]("int8"), left_out)) == ()
 
 
+def test_the_scale_of_a_bias_of_zeros_is_no_finding():
+    # TensorFlow's int16x8 files share one bias of zeros among operators of other scales.
+    def zero_bias(model):
+        scaled("FULLY_CONNECTED", 2, 0.5)(model)
+        contents = model.buffers[tensor(model, "FULLY_CONNECTED", 2).buffer]
+        contents.data = np.zeros_like(contents.data)
+
+    assert findings(edited(FILES["image"]("int16x8"), zero_bias)) == ()
+
+
 def test_a_scale_listed_many_times_is_still_one_scale():
     # TensorFlow lists a dense layer's only scale once per unit.
     model = read_model(FILES["activations"]("int8"))

@@ -97,8 +97,8 @@ def read_metadata(model: Any, data: bytes) -> MetadataRecord:
 def archive_start(data: bytes) -> int:
     """Where the appended zip archive begins; the length of the file if there is none that can be read."""
     archive, offset = _open_archive(data)
-    start = min((info.header_offset for info in archive.infolist()), default=-1) if archive is not None else -1
-    return len(data) if start < 0 else start + offset
+    starts = [offset + info.header_offset for info in archive.infolist()] if archive is not None else []
+    return min((start for start in starts if offset <= start < len(data)), default=len(data))
 
 
 # --- the metadata flatbuffer ------------------------------------------------------------------------------------------

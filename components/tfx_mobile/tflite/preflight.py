@@ -13,19 +13,22 @@ from tfx_mobile.errors import ModelFileError
 from tfx_mobile.records import Failure, sha256_of
 from tfx_mobile.tflite.flatbuffer import inspect_model
 
-#: Address space the child may use besides four times the size of the file; more than any model that suits a phone.
+#: More address space than the runtime and any model that suits a phone need.
 MEMORY_BYTES = 8 << 30
 
 _ADVICE = "Do not ship this file. Convert the model again, or leave this recipe out."
 
 
-def preflight(path: str | Path, *, sha256: str, deadline_seconds: float = 120.0) -> Failure | None:
+def preflight(
+    path: str | Path, *, sha256: str, deadline_seconds: float = 120.0, memory_bytes: int = MEMORY_BYTES
+) -> Failure | None:
     """Passes a local file through all three doors: hash, structure, one run in a child process.
 
     Args:
         path: Local path of the file.
         sha256: What its bytes must hash to.
         deadline_seconds: Longest time for loading and one run; wall time.
+        memory_bytes: Address space that may take, besides four times the size of the file.
 
     Returns:
         None if the file can be trusted, else what is wrong: code `altered`, `corrupt`, `not_loadable`,
@@ -42,7 +45,7 @@ def preflight(path: str | Path, *, sha256: str, deadline_seconds: float = 120.0)
         inspect_model(data)
     except ModelFileError as error:
         return Failure(code="corrupt", message=str(error), advice=_ADVICE)
-    request = {"path": str(Path(path).resolve())}
+    request = {"path": str(Path(path).resolve()), "memory_bytes": memory_bytes + 4 * len(data)}
     try:
         for event in child_process.run(f"{__name__}:load_and_run", request, deadline_seconds=deadline_seconds):
             if event["error"]:
@@ -59,10 +62,10 @@ def load_and_run(request: dict[str, Any], emit: child_process.Emit) -> None:
 
     A file without signatures, as old converters made them, runs its main subgraph.
     """
+    _limit_memory(request["memory_bytes"])
     from tfx_mobile.tflite.runtime import Interpreter, SignatureRunner
 
     data = Path(request["path"]).read_bytes()
-    _limit_memory(MEMORY_BYTES + 4 * len(data))
     error: str | None = None
     try:
         signatures = inspect_model(data).signatures
