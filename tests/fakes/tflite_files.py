@@ -49,7 +49,8 @@ def image_classifier(kind: str = "float32", batch_size: int | None = 1) -> bytes
 
     def classify(image):
         x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(image, module.conv, 1, "SAME"), [0.1, 0.2, 0.3, 0.4]))
-        x = tf.nn.relu6(tf.nn.depthwise_conv2d(x, module.depthwise, [1, 1, 1, 1], "SAME") + [0.4, 0.3, 0.2, 0.1])
+        x = tf.nn.bias_add(tf.nn.depthwise_conv2d(x, module.depthwise, [1, 1, 1, 1], "SAME"), [0.4, 0.3, 0.2, 0.1])
+        x = tf.nn.relu6(x)
         x = tf.reduce_mean(tf.nn.max_pool2d(x, 2, 2, "SAME"), [1, 2])
         return {"scores": tf.nn.softmax(x @ module.dense + module.bias)}
 
@@ -60,7 +61,7 @@ def image_classifier(kind: str = "float32", batch_size: int | None = 1) -> bytes
 
 @functools.cache
 def activations(kind: str = "int8") -> bytes:
-    """Five outputs of one dense layer on `x` [1, 32]: tanh, logistic, l2, log_softmax, and values of two concatenated."""
+    """Five outputs of one dense layer on `x` [1, 32]: tanh, logistic, l2, log_softmax, and two values joined."""
     import tensorflow as tf
 
     module = tf.Module()
@@ -92,8 +93,8 @@ def edited(data: bytes, edit) -> bytes:
     return bytes(builder.Output())
 
 
-#: What MediaPipe 0.10.21's image classifier writer made of `image_classifier("float32")` with mean and std 127.5 and the
-#: labels cat, dog, fish: the metadata block, and the archive it appended.
+#: What MediaPipe 0.10.21's image classifier writer made of `image_classifier("float32")` with mean and std 127.5 and
+#: the labels cat, dog, fish: the metadata block, and the archive it appended.
 MEDIAPIPE_METADATA = zlib.decompress(
     base64.b64decode(
         "eNplUUtOwzAQnVSlGIhEVWXRRRdmj6JUsERCghUSiAUnSJNJMaR2FJtPEYsuOAJH4B5suVUYf9oikeh5nHkzz56XCQDcZNk0gQSGENMXA//0KQOU"

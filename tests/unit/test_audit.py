@@ -89,7 +89,13 @@ BREAKING = [
     ("image", "int8", set_quantization("CONV_2D", 1, zeroPoint=[0, 0, 3, 0]), "weight_zero_point", "zero point 3"),
     ("activations", "dynamic_range", set_quantization("FULLY_CONNECTED", 1, zeroPoint=[1]), "weight_zero_point", "1"),
     ("image", "int8", set_quantization("CONV_2D", 1, quantizedDimension=3), "weight_dimension", "along dimension 3"),
-    ("image", "int8", set_quantization("DEPTHWISE_CONV_2D", 1, quantizedDimension=0), "weight_dimension", "dimension 0"),
+    (
+        "image",
+        "int8",
+        set_quantization("DEPTHWISE_CONV_2D", 1, quantizedDimension=0),
+        "weight_dimension",
+        "dimension 0",
+    ),
     ("activations", "int8", dense_weights_per_column, "weight_dimension", "32 scales along dimension 1"),
     # Biases.
     ("image", "int8", scaled("CONV_2D", 2, 1.01, 2), "bias_scale", "at 2"),

@@ -245,7 +245,9 @@ def mutants(data: bytes, seed: int):
         # A word that is an offset or a count somewhere becomes an extreme one.
         damaged = bytearray(data)
         start = 4 * int(rng.integers(2, size // 4))
-        damaged[start : start + 4] = int(rng.choice([0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, size])).to_bytes(4, "little")
+        damaged[start : start + 4] = int(rng.choice([0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, size])).to_bytes(
+            4, "little"
+        )
         yield bytes(damaged)
     yield from (b"", b"<html>not found</html>", rng.bytes(size), data[:8] + rng.bytes(size - 8))
 

@@ -142,7 +142,9 @@ def test_compression_that_cannot_be_read_piecemeal_is_a_problem(method):
 
 
 def test_damaged_archives_are_a_problem_or_none_at_all():
-    whole = with_metadata(image(), metadata_block(labels="labels.txt"), archive({"labels.txt": b"cat\ndog\nfish\n" * 9}))
+    whole = with_metadata(
+        image(), metadata_block(labels="labels.txt"), archive({"labels.txt": b"cat\ndog\nfish\n" * 9})
+    )
     start = archive_start(whole)
     rng = np.random.default_rng(0)
     for _ in range(60):

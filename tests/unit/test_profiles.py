@@ -87,7 +87,10 @@ class TestNames:
         assert [p.profile for p in inspect_file(image()).profiles] == list(expected)
 
     def test_order_is_kept_and_none_is_none(self):
-        assert parse_profiles(["no_select_ops", "litert>=2.14.0", "no_select_ops"]) == ("no_select_ops", "litert>=2.14.0")
+        assert parse_profiles(["no_select_ops", "litert>=2.14.0", "no_select_ops"]) == (
+            "no_select_ops",
+            "litert>=2.14.0",
+        )
         assert parse_profiles([]) == ()
         assert inspect_file(image(), []).profiles == ()
 
@@ -139,7 +142,12 @@ class TestLiteRT:
             (custom_op(b"Mine"), "no_custom_ops", "fail", "Mine"),
             (lambda m: setattr(m.operatorCodes[0], "builtinCode", 9999), "known_ops_and_types", "not_verified", "9999"),
             (retyped("input", 99), "known_ops_and_types", "not_verified", "unknown_99"),
-            (lambda m: setattr(m, "externalBuffers", [schema.ExternalBufferT()]), "self_contained", "not_verified", "1"),
+            (
+                lambda m: setattr(m, "externalBuffers", [schema.ExternalBufferT()]),
+                "self_contained",
+                "not_verified",
+                "1",
+            ),
         ],
     )
     def test_each_rule(self, edit, rule, result, detail):

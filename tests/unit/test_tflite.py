@@ -139,6 +139,10 @@ class TestPreflight:
         assert failure.code == "interpreter_crashed"
         assert "SIGSEGV" in failure.message
 
+    def test_an_interpreter_that_wants_all_memory_is_a_failure_of_the_file(self, tmp_path, int8):
+        failure = preflight(self.write(tmp_path, int8), sha256=sha256_of(int8), memory_bytes=1)
+        assert failure.code in ("not_loadable", "interpreter_crashed")
+
     def test_an_interpreter_that_hangs_is_a_failure_of_the_file(self, tmp_path, int8):
         failure = preflight(self.write(tmp_path, int8), sha256=sha256_of(int8), deadline_seconds=0.001)
         assert failure.code == "interpreter_timeout"
