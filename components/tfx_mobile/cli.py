@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from tfx_mobile import __version__
-from tfx_mobile.records import Failure, ModelFileRecord, TensorRecord, sha256_of
+from tfx_mobile.errors import ModelFileError, RecipeError
+from tfx_mobile.records import Failure, InspectionRecord, sha256_of
+
+#: Nothing larger is a model for a device, and everything is read into memory.
+_MAX_FILE_BYTES = 4 << 30
 
 
 @click.group(help="Looks at on-device models and their releases.")
@@ -21,58 +24,49 @@ def main() -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON instead of tables.")
-def inspect(file: Path, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document with everything.")
+@click.option("--tensors", "all_tensors", is_flag=True, help="List all tensors, not only inputs and outputs.")
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    metavar="NAME",
+    help="Compatibility profile to check, such as litert>=2.14.0; may be repeated. Default: all.",
+)
+def inspect(file: Path, as_json: bool, all_tensors: bool, profiles: tuple[str, ...]) -> None:
     """Check a .tflite FILE and show what it is.
 
     The file's structure is checked first, then it is loaded and run once in a process of its own. The exit code is 1 if
-    it fails either.
+    it fails either; what is known of it is still shown.
     """
     # Imported here: reading a file needs the flatbuffer schema, which --help does not.
-    from tfx_mobile.errors import ModelFileError
-    from tfx_mobile.tflite.flatbuffer import inspect_model
+    from tfx_mobile import inspection_view
+    from tfx_mobile.tflite.file_report import inspect_file
     from tfx_mobile.tflite.preflight import preflight
+    from tfx_mobile.tflite.profiles import parse_profiles
 
+    try:
+        names = parse_profiles(profiles or None)
+    except RecipeError as error:
+        raise click.BadParameter(str(error), param_hint="--profile") from None
+    if not file.is_file() or file.stat().st_size > _MAX_FILE_BYTES:
+        raise click.ClickException(f"{file} is not a regular file of at most {_MAX_FILE_BYTES:,} bytes.")
     data = file.read_bytes()
     try:
-        record = inspect_model(data)
+        record = inspect_file(data, names)
     except ModelFileError as error:
-        raise click.ClickException(str(error)) from None
-    failure = preflight(file, sha256=sha256_of(data))
-    if as_json:
-        click.echo(record.to_json())
+        advice = "Produce or fetch the file again."
+        record = InspectionRecord(
+            size_bytes=len(data), failure=Failure(code="corrupt", message=str(error), advice=advice)
+        )
     else:
-        _show(record, failure)
-    if failure:
-        click.echo(f"Error: {failure.message} {failure.advice}", err=True)
+        failure = preflight(file, sha256=sha256_of(data))
+        record = record.model_copy(update={"failure": failure})
+    if as_json:
+        # Escaped to ASCII: what a file calls its tensors must not reach a terminal as control sequences.
+        click.echo(json.dumps(json.loads(record.to_json())))
+    elif record.file is not None:
+        inspection_view.show(record, all_tensors=all_tensors)
+    if record.failure is not None:
+        click.echo(f"Error: {inspection_view.printable(record.failure.message)} {record.failure.advice}", err=True)
         sys.exit(1)
-
-
-def _show(record: ModelFileRecord, failure: Failure | None) -> None:
-    console = Console(highlight=False)
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row("sha256", record.sha256)
-    facts.add_row("size", f"{record.size_bytes:,} bytes, {record.gzip_bytes:,} gzipped")
-    facts.add_row("runtime", f"TensorFlow Lite {record.min_runtime_version or 'of unknown version'} or newer")
-    facts.add_row("flex ops", ", ".join(record.select_tf_ops) or "none")
-    facts.add_row("custom ops", ", ".join(record.custom_ops) or "none")
-    facts.add_row("loads and runs", "no" if failure else "yes")
-    console.print(facts)
-    for signature in record.signatures:
-        table = Table(title=f"\nsignature {signature.key}", title_justify="left")
-        for heading in ("", "name", "dtype", "shape", "quantization"):
-            table.add_column(heading)
-        for kind, tensors in (("input", signature.inputs), ("output", signature.outputs)):
-            for tensor in tensors:
-                table.add_row(kind, tensor.name, tensor.dtype, str(list(tensor.shape)), _quantization(tensor))
-        console.print(table)
-    table = Table(title="\noperators", title_justify="left")
-    for heading in ("name", "version", "count", "in float"):
-        table.add_column(heading, justify="left" if heading == "name" else "right")
-    for op in record.ops:
-        table.add_row(op.name, str(op.version), str(op.count), str(op.float_count or ""))
-    console.print(table)
-
-
-def _quantization(tensor: TensorRecord) -> str:
-    return "" if tensor.scale is None else f"(q - {tensor.zero_point}) * {tensor.scale:.6g}"

@@ -18,6 +18,7 @@ from tfx_mobile import CalibrationSpec, ConversionRecipe, TFLiteConverter, TFLit
 from tfx_mobile.errors import CalibrationError, ConversionError, RecipeError, SignatureError
 from tfx_mobile.recipes import BUILTIN_RECIPES
 from tfx_mobile.records import VariantManifest, sha256_of
+from tfx_mobile.tflite.profiles import PROFILES
 from tfx_mobile.tflite.runtime import SignatureRunner
 from tfx_mobile.tflite_converter.executor import Executor
 
@@ -147,6 +148,20 @@ def test_two_inputs_of_a_model_from_an_importer(
         ("category", "int64"),
     ]
     np.testing.assert_allclose(step.predict("integer_only_int8", **features)["score"], expected, atol=0.1)
+
+
+def test_compatibility_profiles_and_the_audit_are_recorded_and_fail_nothing(
+    step: Step, examples: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = models.raw_model(tmp_path_factory)
+    profiles = '["litert>=1.13.0", "litert_js"]'
+    manifest = step.run(model, ["float32", "integer_only_int8"], examples, profiles=profiles)
+    results = {v.name: {p.profile: p.result for p in v.profiles} for v in manifest.variants}
+    assert results == {
+        "float32": {"litert>=1.13.0": "pass", "litert_js": "pass"},
+        "integer_only_int8": {"litert>=1.13.0": "fail", "litert_js": "fail"},
+    }
+    assert [(v.failure, v.findings) for v in manifest.variants] == [(None, ()), (None, ())]
 
 
 def test_a_recipe_that_fails_is_recorded_and_all_failing_is_an_error(step: Step, tmp_path: Path) -> None:
@@ -337,6 +352,7 @@ def test_features_that_a_phone_cannot_be_fed(
         ({"recipes": '["float32"]', "deadline_seconds": "soon"}, "deadline_seconds='soon' is not valid"),
         ({"recipes": '["float32"]', "calibration": '{"splits": "train"}'}, "splits='train'"),
         ({"recipes": '["float32"]', "calibration": "3"}, "calibration='3' is not valid. Use CalibrationSpec"),
+        ({"recipes": '["float32"]', "profiles": '["mlkit"]'}, "Unknown compatibility profile 'mlkit'"),
     ],
 )
 def test_runtime_parameters_are_validated_by_the_executor(
@@ -359,9 +375,10 @@ def test_definition_with_defaults() -> None:
     assert [recipe["name"] for recipe in json.loads(parameters["recipes"])] == ["float32", "integer_only_int8"]
     assert json.loads(parameters["calibration"]) == CalibrationSpec().model_dump()
     assert (parameters["batch_size"], parameters["signature_name"]) == ("1", "serving_default")
+    assert json.loads(parameters["profiles"]) == list(PROFILES)
     fingerprint = json.loads(parameters["fingerprint"])
     assert fingerprint["versions"]["tensorflow"] == tf.__version__
-    assert fingerprint["recipe_schema"] == 1
+    assert fingerprint["recipe_schema"] == 2
     assert converter.outputs["variants"].type is TFLiteVariants
     assert converter.executor_spec.class_path == "tfx_mobile.tflite_converter.executor.Executor"
 
@@ -377,6 +394,7 @@ def test_definition_with_runtime_parameters() -> None:
         calibration=parameter("calibration", str),
         batch_size=parameter("batch", str),
         deadline_seconds=parameter("deadline", float),
+        profiles=parameter("profiles", str),
     )
     assert isinstance(converter.exec_properties["recipes"], RuntimeParameter)
 
@@ -393,6 +411,7 @@ def test_definition_with_runtime_parameters() -> None:
         ({"recipes": ["float32"], "signature_name": ""}, "signature_name=''"),
         ({"recipes": ["float32"], "calibration": {"samples": 3}}, "Invalid CalibrationSpec: samples=3"),
         ({"recipes": ["float32"], "calibration": "train"}, "calibration='train' is not JSON"),
+        ({"recipes": ["float32"], "profiles": ["litert>=2"]}, "Unknown compatibility profile 'litert>=2'.*litert_js"),
     ],
 )
 def test_wrong_definitions(parameters: dict[str, Any], message: str) -> None:

@@ -12,9 +12,12 @@ from tfx_mobile.records import (
     CalibrationRecord,
     EvaluationSplit,
     Failure,
+    Finding,
     InputRange,
     ModelFileRecord,
     OpRecord,
+    ProfileResult,
+    RuleResult,
     SignatureRecord,
     SourceModelRecord,
     TensorRecord,
@@ -37,6 +40,16 @@ VARIANT = Variant(
         signatures=(SignatureRecord(key="serving_default", inputs=(X,), outputs=(X,)),),
         ops=(OpRecord(name="ADD", version=1, count=2, float_count=2),),
         min_runtime_version="1.14.0",
+    ),
+    profiles=(
+        ProfileResult(
+            profile="no_select_ops",
+            result="pass",
+            rules=(RuleResult(id="r", statement="none", result="pass", detail="none", source="measured"),),
+        ),
+    ),
+    findings=(
+        Finding(code="weight_range", subgraph=0, tensor="w", op="3 CONV_2D", value="-128", expected="-127", source="s"),
     ),
 )
 FAILED = Variant(
@@ -90,11 +103,15 @@ GOLDEN = (
     '{"failure":null,"file":{"custom_ops":[],"gzip_bytes":9,"min_runtime_version":"1.14.0",'
     '"ops":[{"count":2,"float_count":2,"name":"ADD","version":1}],"select_tf_ops":[],'
     f'"sha256":"{SHA}","signatures":[{{"inputs":[{TENSOR_JSON}],"key":"serving_default","outputs":[{TENSOR_JSON}]}}],'
-    '"size_bytes":10},"path":"float32/model.tflite",'
+    '"size_bytes":10},'
+    '"findings":[{"code":"weight_range","expected":"-127","op":"3 CONV_2D","source":"s","subgraph":0,"tensor":"w",'
+    '"value":"-128"}],"path":"float32/model.tflite",'
+    '"profiles":[{"profile":"no_select_ops","result":"pass",'
+    '"rules":[{"detail":"none","id":"r","result":"pass","source":"measured","statement":"none"}]}],'
     '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"float32","quantization":"none",'
     '"quantization_aware":false,"repair":null,"schema_version":2}},'
     '{"failure":{"advice":"export again","code":"converter_crashed","message":"killed by SIGABRT"},"file":null,'
-    '"path":null,'
+    '"findings":[],"path":null,"profiles":[],'
     '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"int16x8","quantization":"int16x8",'
     '"quantization_aware":false,"repair":null,"schema_version":2}}],'
     '"versions":{"tfx-mobile":"0.1.0"}}'

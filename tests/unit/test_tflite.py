@@ -1,11 +1,10 @@
 import gzip
 
-import flatbuffers
 import numpy as np
 import pytest
-from ai_edge_litert import schema_py_generated as schema
 
 from tests.fakes import tflite_files
+from tests.fakes.tflite_files import edited
 from tfx_mobile.errors import ModelFileError, TFXMobileError
 from tfx_mobile.records import sha256_of
 from tfx_mobile.tflite import runtime
@@ -21,15 +20,6 @@ def int8() -> bytes:
 @pytest.fixture(scope="module")
 def float32() -> bytes:
     return tflite_files.dense("float32")
-
-
-def edited(data: bytes, edit) -> bytes:
-    """The same file with something changed in its tables, well-formed as a flatbuffer."""
-    model = schema.ModelT.InitFromPackedBuf(data, 0)
-    edit(model)
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
 
 
 class TestInspection:
@@ -148,6 +138,10 @@ class TestPreflight:
         failure = preflight(self.write(tmp_path, int8), sha256=sha256_of(int8))
         assert failure.code == "interpreter_crashed"
         assert "SIGSEGV" in failure.message
+
+    def test_an_interpreter_that_wants_all_memory_is_a_failure_of_the_file(self, tmp_path, int8):
+        failure = preflight(self.write(tmp_path, int8), sha256=sha256_of(int8), memory_bytes=1)
+        assert failure.code in ("not_loadable", "interpreter_crashed")
 
     def test_an_interpreter_that_hangs_is_a_failure_of_the_file(self, tmp_path, int8):
         failure = preflight(self.write(tmp_path, int8), sha256=sha256_of(int8), deadline_seconds=0.001)

@@ -7,14 +7,18 @@ whole structure is walked and every index is checked before an interpreter is al
 from __future__ import annotations
 
 import gzip
+import math
+import re
 from collections import defaultdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
 from tfx_mobile.errors import ModelFileError
 from tfx_mobile.records import ModelFileRecord, OpRecord, SignatureRecord, TensorRecord, sha256_of
+from tfx_mobile.tflite.bounds import check_unfolding
 
 _IDENTIFIER = b"TFL3"
 _OP_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
@@ -26,6 +30,8 @@ _FLOAT_TYPES = {
 }
 _KNOWN_NAMES = frozenset(_OP_NAMES.values())
 _FORMAT_CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}
+_VERSION = re.compile(r"\d{1,9}(\.\d{1,9})*", re.ASCII)
+_MAX_RANK = 254  # TensorFlow's own limit
 
 
 def inspect_model(data: bytes) -> ModelFileRecord:
@@ -37,7 +43,16 @@ def inspect_model(data: bytes) -> ModelFileRecord:
     Raises:
         ModelFileError: The bytes are not a well-formed `.tflite` file.
     """
-    model = _unpack(data)
+    return describe(read_model(data), data)
+
+
+def describe(model: Any, data: bytes) -> ModelFileRecord:
+    """Describes a file.
+
+    Args:
+        model: What `read_model` returned for `data`.
+        data: The file's bytes.
+    """
     ops = _operators(model)
     return ModelFileRecord(
         sha256=sha256_of(data),
@@ -51,15 +66,28 @@ def inspect_model(data: bytes) -> ModelFileRecord:
     )
 
 
-def _unpack(data: bytes) -> Any:
+def read_model(data: bytes) -> Any:
+    """Reads a file into the schema's object form (`ModelT`) and checks its structure.
+
+    What this promises to those who walk the result: every index of a buffer, tensor, operator code or subgraph is in
+    range (-1 for an optional operator input or output), constant data have the size that type and shape ask for, and
+    reading everything is linear in the size of the file.
+
+    Args:
+        data: The file's bytes.
+
+    Raises:
+        ModelFileError: The bytes are not a well-formed `.tflite` file.
+    """
     if len(data) < 8 or data[4:8] != _IDENTIFIER:
         raise ModelFileError(
             f"Not a .tflite file: {len(data)} bytes, identifier {data[4:8]!r} instead of {_IDENTIFIER!r}. "
             "The file is empty, truncated or something else; produce or fetch it again."
         )
     try:
+        check_unfolding(data)
         model = schema.ModelT.InitFromPackedBuf(data, 0)
-        _check_indices(model, len(data))
+        _check_indices(model, data)
     except ModelFileError:
         raise
     except Exception as error:  # noqa: BLE001 (the generated reader raises whatever the damage leads to)
@@ -69,17 +97,49 @@ def _unpack(data: bytes) -> Any:
     return model
 
 
-def _check_indices(model: Any, size: int) -> None:
+def text(value: bytes | None) -> str:
+    """A string of a file; never raises, whatever the bytes are."""
+    return (value or b"").decode(errors="replace")
+
+
+def type_name(code: int) -> str:
+    """Lower-case name of an element type; `unknown_<code>` for one that the schema does not have."""
+    name: str = _TYPE_NAMES.get(code, f"unknown_{code}")
+    return name
+
+
+def op_name(model: Any, op: Any) -> str:
+    """Name of an operator: its builtin name, its custom code, or `UNKNOWN_<code>` if the schema does not have it."""
+    code = model.operatorCodes[op.opcodeIndex]
+    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)  # old files fill only the second
+    if builtin == schema.BuiltinOperator.CUSTOM:
+        return text(code.customCode) or "CUSTOM"
+    name: str = _OP_NAMES.get(builtin, f"UNKNOWN_{builtin}")
+    return name
+
+
+def buffer_bytes(buffer: Any, data: bytes) -> npt.NDArray[np.uint8]:
+    """A buffer's contents, from the flatbuffer or, in files over 2 GB, from behind it; empty if it has none."""
+    if buffer.offset > 1:
+        return np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+    contents: npt.NDArray[np.uint8] = np.zeros(0, np.uint8) if buffer.data is None else np.asarray(buffer.data)
+    return contents
+
+
+def _check_indices(model: Any, data: bytes) -> None:
+    size = len(data)
+
     def within(what: str, indices: Any, count: int, *, optional: bool = False) -> None:
-        for index in [] if indices is None else indices:
-            if not (-1 if optional else 0) <= index < count:
-                raise ModelFileError(f"Corrupt .tflite file: {what} index {index} is outside 0..{count - 1}.")
+        values = np.asarray([] if indices is None else indices, np.int64)
+        wrong = values[(values < (-1 if optional else 0)) | (values >= count)]
+        if wrong.size:
+            raise ModelFileError(f"Corrupt .tflite file: {what} index {wrong[0]} is outside 0..{count - 1}.")
 
     buffers, codes, subgraphs = model.buffers or [], model.operatorCodes or [], model.subgraphs or []
     if not subgraphs:
         raise ModelFileError("Corrupt .tflite file: it holds no subgraph.")
     for buffer in buffers:
-        if buffer.offset and buffer.offset > 1 and buffer.offset + buffer.size > size:
+        if buffer.offset > 1 and buffer.offset + buffer.size > size:
             raise ModelFileError(
                 f"Truncated .tflite file: a buffer ends at byte {buffer.offset + buffer.size}, the file has {size}."
             )
@@ -87,7 +147,7 @@ def _check_indices(model: Any, size: int) -> None:
         tensors = subgraph.tensors or []
         within("buffer", [tensor.buffer for tensor in tensors], len(buffers))
         for tensor in tensors:
-            _check_tensor(tensor, buffers[tensor.buffer].data)
+            _check_tensor(tensor, buffer_bytes(buffers[tensor.buffer], data))
         within("subgraph input", subgraph.inputs, len(tensors))
         within("subgraph output", subgraph.outputs, len(tensors))
         for op in subgraph.operators or []:
@@ -109,19 +169,19 @@ _ITEM_BITS = {
 }  # fmt: skip
 
 
-def _check_tensor(tensor: Any, data: Any) -> None:
-    type_name = _TYPE_NAMES.get(tensor.type)
-    if type_name is None:
-        raise ModelFileError(f"Corrupt .tflite file: unknown tensor type {tensor.type}.")
-    shape = [] if tensor.shape is None else [int(size) for size in tensor.shape]
+def _check_tensor(tensor: Any, data: npt.NDArray[np.uint8]) -> None:
+    for shape in (tensor.shape, tensor.shapeSignature):
+        if shape is not None and len(shape) > _MAX_RANK:
+            raise ModelFileError(f"Corrupt .tflite file: a tensor has {len(shape)} dimensions.")
+    shape = [int(size) for size in _list(tensor.shape)]
     if any(size < 0 for size in shape):
         raise ModelFileError(f"Corrupt .tflite file: a tensor has shape {shape}.")
-    if data is not None and len(data) and tensor.sparsity is None and type_name in _ITEM_BITS:
-        expected = int(np.prod(shape, dtype=np.float64)) * _ITEM_BITS[type_name] // 8
+    name = type_name(tensor.type)
+    if len(data) and tensor.sparsity is None and name in _ITEM_BITS:
+        expected = math.prod(shape) * _ITEM_BITS[name] // 8
         if len(data) != expected:
             raise ModelFileError(
-                f"Corrupt .tflite file: a {type_name} tensor of shape {shape} "
-                f"needs {expected} bytes and has {len(data)}."
+                f"Corrupt .tflite file: a {name} tensor of shape {shape} needs {expected} bytes and has {len(data)}."
             )
 
 
@@ -129,13 +189,8 @@ def _operators(model: Any) -> tuple[OpRecord, ...]:
     counts: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
     for subgraph in model.subgraphs:
         for op in subgraph.operators or []:
-            code = model.operatorCodes[op.opcodeIndex]
-            builtin = max(code.builtinCode, code.deprecatedBuiltinCode)  # old files fill only the second
-            if builtin == schema.BuiltinOperator.CUSTOM:
-                name = (code.customCode or b"").decode(errors="replace")
-            else:
-                name = _OP_NAMES.get(builtin, f"UNKNOWN_{builtin}")
-            count = counts[name, int(code.version)]
+            name, version = op_name(model, op), int(model.operatorCodes[op.opcodeIndex].version)
+            count = counts[name, version]
             count[0] += 1
             tensors = [subgraph.tensors[i] for i in [*_list(op.inputs), *_list(op.outputs)] if i >= 0]
             if name not in _FORMAT_CONVERSIONS and any(tensor.type in _FLOAT_TYPES for tensor in tensors):
@@ -152,7 +207,7 @@ def _signatures(model: Any) -> tuple[SignatureRecord, ...]:
         tensors = model.subgraphs[signature.subgraphIndex].tensors
         records.append(
             SignatureRecord(
-                key=(signature.signatureKey or b"").decode(),
+                key=text(signature.signatureKey),
                 inputs=_tensor_records(signature.inputs, tensors),
                 outputs=_tensor_records(signature.outputs, tensors),
             )
@@ -161,7 +216,7 @@ def _signatures(model: Any) -> tuple[SignatureRecord, ...]:
 
 
 def _tensor_records(maps: Any, tensors: Any) -> tuple[TensorRecord, ...]:
-    records = [_tensor_record(m.name.decode(), tensors[m.tensorIndex]) for m in maps or []]
+    records = [_tensor_record(text(m.name), tensors[m.tensorIndex]) for m in maps or []]
     return tuple(sorted(records, key=lambda record: record.name))
 
 
@@ -172,9 +227,9 @@ def _tensor_record(name: str, tensor: Any) -> TensorRecord:
     zero_points = _list(quantization.zeroPoint) if quantization is not None else []
     return TensorRecord(
         name=name,
-        dtype=_TYPE_NAMES[tensor.type],
+        dtype=type_name(tensor.type),
         shape=tuple(int(size) for size in _list(shape)),
-        scale=float(scales[0]) if len(scales) == 1 else None,
+        scale=float(scales[0]) if len(scales) == 1 and math.isfinite(scales[0]) else None,
         zero_point=int(zero_points[0]) if len(zero_points) == 1 else None,
     )
 
@@ -185,9 +240,9 @@ def _min_runtime_version(model: Any) -> str | None:
     for entry in model.metadata or []:
         data = model.buffers[entry.buffer].data
         if entry.name == b"min_runtime_version" and data is not None:
-            text = bytes(data).rstrip(b"\0").decode(errors="replace")
-            if text and all(part.isdigit() for part in text.split(".")):
-                versions.append(text)
+            version = text(bytes(data[:256]).rstrip(b"\0"))
+            if _VERSION.fullmatch(version):
+                versions.append(version)
     return max(versions, key=lambda version: tuple(map(int, version.split("."))), default=None)
 
 

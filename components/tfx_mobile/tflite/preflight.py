@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,22 @@ from tfx_mobile.errors import ModelFileError
 from tfx_mobile.records import Failure, sha256_of
 from tfx_mobile.tflite.flatbuffer import inspect_model
 
+#: More address space than the runtime and any model that suits a phone need.
+MEMORY_BYTES = 8 << 30
+
 _ADVICE = "Do not ship this file. Convert the model again, or leave this recipe out."
 
 
-def preflight(path: str | Path, *, sha256: str, deadline_seconds: float = 120.0) -> Failure | None:
+def preflight(
+    path: str | Path, *, sha256: str, deadline_seconds: float = 120.0, memory_bytes: int = MEMORY_BYTES
+) -> Failure | None:
     """Passes a local file through all three doors: hash, structure, one run in a child process.
 
     Args:
         path: Local path of the file.
         sha256: What its bytes must hash to.
         deadline_seconds: Longest time for loading and one run; wall time.
+        memory_bytes: Address space that may take, besides four times the size of the file.
 
     Returns:
         None if the file can be trusted, else what is wrong: code `altered`, `corrupt`, `not_loadable`,
@@ -38,7 +45,7 @@ def preflight(path: str | Path, *, sha256: str, deadline_seconds: float = 120.0)
         inspect_model(data)
     except ModelFileError as error:
         return Failure(code="corrupt", message=str(error), advice=_ADVICE)
-    request = {"path": str(Path(path).resolve())}
+    request = {"path": str(Path(path).resolve()), "memory_bytes": memory_bytes + 4 * len(data)}
     try:
         for event in child_process.run(f"{__name__}:load_and_run", request, deadline_seconds=deadline_seconds):
             if event["error"]:
@@ -51,18 +58,36 @@ def preflight(path: str | Path, *, sha256: str, deadline_seconds: float = 120.0)
 
 
 def load_and_run(request: dict[str, Any], emit: child_process.Emit) -> None:
-    """Loads `request["path"]` and runs each signature once on zeros; emits `{"error": text or None}`."""
-    from tfx_mobile.tflite.runtime import SignatureRunner
+    """Loads `request["path"]` and runs each signature once on zeros; emits `{"error": text or None}`.
+
+    A file without signatures, as old converters made them, runs its main subgraph.
+    """
+    _limit_memory(request["memory_bytes"])
+    from tfx_mobile.tflite.runtime import Interpreter, SignatureRunner
 
     data = Path(request["path"]).read_bytes()
     error: str | None = None
     try:
-        for signature in inspect_model(data).signatures:
+        signatures = inspect_model(data).signatures
+        for signature in signatures:
             runner = SignatureRunner(data, signature.key)
             runner.run({name: _zeros(record.shape, record.dtype) for name, record in runner.inputs.items()})
+        if not signatures:
+            interpreter = Interpreter(model_content=data, num_threads=1)
+            interpreter.allocate_tensors()
+            for tensor in interpreter.get_input_details():
+                dtype = "string" if np.dtype(tensor["dtype"]).kind in "SO" else np.dtype(tensor["dtype"]).name
+                interpreter.set_tensor(tensor["index"], _zeros(tuple(tensor["shape"]), dtype))
+            interpreter.invoke()
     except (ModelFileError, RuntimeError, ValueError) as problem:
         error = str(problem)
     emit({"error": error})
+
+
+def _limit_memory(size: int) -> None:
+    """A tensor of a made-up size then costs this process its life, not the machine its memory."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
 
 
 def _zeros(shape: tuple[int, ...], dtype: str) -> Any:

@@ -18,11 +18,11 @@ from tfx_mobile.records import TensorRecord
 Array = npt.NDArray[Any]
 
 try:
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter as Interpreter
 
     RUNTIME = f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}"
 except ImportError:  # Platforms without a wheel; TensorFlow's interpreter has the same interface.
-    from tensorflow.lite.python.interpreter import Interpreter
+    from tensorflow.lite.python.interpreter import Interpreter as Interpreter
 
     RUNTIME = f"tensorflow {importlib.metadata.version('tensorflow')}"
 

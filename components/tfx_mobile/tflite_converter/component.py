@@ -96,8 +96,9 @@ class TFLiteConverter(BaseComponent):
                 then need the Flex delegate. A RuntimeParameter is 0 or 1.
             metadata: What to write into each file about itself; None for what the schema and the trainer tell. A
                 RuntimeParameter holds its JSON.
-            profiles: Compatibility profiles to check each file against; None for all. A RuntimeParameter holds a JSON
-                list.
+            profiles: Compatibility profiles to check each file against: `litert` (or `litert>=2.14.0`), `mlkit_image`,
+                `mediapipe_image_classifier`, `litert_js`, `no_select_ops`; None for all. What they say is recorded and
+                fails nothing. A RuntimeParameter holds a JSON list.
             qat_model: Model channel with the quantization-aware twin of `model`, for recipes with
                 `quantization_aware`; None if `model` itself was trained so.
             transform_graph: TransformGraph channel, for a signature on transformed features with raw `examples`: it is

@@ -13,8 +13,11 @@ from typing import cast
 from tfx_mobile import child_process, errors
 from tfx_mobile.recipes import ConversionRecipe
 from tfx_mobile.records import CalibrationRecord, Failure, SignatureRecord, Variant
-from tfx_mobile.tflite.flatbuffer import inspect_model
+from tfx_mobile.tflite.audit import audit
+from tfx_mobile.tflite.flatbuffer import describe, read_model
+from tfx_mobile.tflite.metadata_reader import read_metadata
 from tfx_mobile.tflite.preflight import preflight
+from tfx_mobile.tflite.profiles import check_profiles
 from tfx_mobile.tflite_converter import failures
 from tfx_mobile.tflite_converter.inspection import inspect
 from tfx_mobile.tflite_converter.worker import MODEL_FILE, Job, Prepared, Route
@@ -70,7 +73,7 @@ def convert(job: Job, *, deadline_seconds: float) -> Conversion:
         failure = problems.get(recipe.name)
         if failure is None:
             path = Path(job.work_dir) / recipe.name / MODEL_FILE
-            variant = _check(resolved, path, source.signature, deadline_seconds)
+            variant = _check(resolved, path, source.signature, job.profiles, deadline_seconds)
             if variant.failure is None:
                 files[recipe.name] = path
         else:
@@ -127,14 +130,27 @@ def _run_children(job: Job, deadline_seconds: float) -> tuple[Prepared, dict[str
     return cast(Prepared, prepared), problems
 
 
-def _check(recipe: ConversionRecipe, path: Path, expected: SignatureRecord, deadline_seconds: float) -> Variant:
+def _check(
+    recipe: ConversionRecipe,
+    path: Path,
+    expected: SignatureRecord,
+    profiles: tuple[str, ...] | None,
+    deadline_seconds: float,
+) -> Variant:
     """Inspects a converted file by the recipe's rules, then loads and runs it once in a child process."""
+    data = path.read_bytes()
     try:
-        file = inspect_model(path.read_bytes())
+        model = read_model(data)
     except errors.ModelFileError as error:
         return Variant(recipe=recipe, failure=failures.inspection(str(error)))
+    file = describe(model, data)
     failure = inspect(recipe, file, expected)
     failure = failure or preflight(path, sha256=file.sha256, deadline_seconds=deadline_seconds)
     if failure is not None:
         return Variant(recipe=recipe, failure=failure)
-    return Variant(recipe=recipe, file=file)
+    return Variant(
+        recipe=recipe,
+        file=file,
+        profiles=check_profiles(model, file, read_metadata(model, data), profiles),
+        findings=audit(model, data),
+    )

@@ -18,6 +18,7 @@ from tfx_mobile import artifact_io, artifacts
 from tfx_mobile.errors import CalibrationError, ConversionError, RecipeError
 from tfx_mobile.recipes import BatchSize, CalibrationSpec, ConversionRecipe, MetadataSpec, resolve_recipes
 from tfx_mobile.records import SourceModelRecord, VariantManifest, canonical_json
+from tfx_mobile.tflite import profiles as compatibility
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
 from tfx_mobile.tflite_converter.worker import Job
 
@@ -142,12 +143,12 @@ def parse_max_parallel(value: Any) -> int:
 
 
 def parse_profiles(value: Any) -> list[str]:
-    """Names of compatibility profiles; all of them for None.
+    """Names of compatibility profiles; all of them for None, none for an empty list.
 
     Raises:
         RecipeError: A name is unknown.
     """
-    return list(value or ())
+    return list(compatibility.parse_profiles(value))
 
 
 class Executor(BaseExecutor):
@@ -190,7 +191,7 @@ class Executor(BaseExecutor):
             **artifact_io.from_json(exec_properties.get("metadata") or {}, "metadata", _METADATA_EXAMPLE, RecipeError)
         )
         profiles = parse_profiles(
-            artifact_io.from_json(exec_properties.get("profiles") or [], "profiles", _PROFILES_EXAMPLE, RecipeError)
+            artifact_io.from_json(exec_properties.get("profiles") or None, "profiles", _PROFILES_EXAMPLE, RecipeError)
         )
         max_parallel = parse_max_parallel(exec_properties.get("max_parallel") or 1)
         examples = input_dict.get("examples") or []
@@ -226,6 +227,7 @@ class Executor(BaseExecutor):
                 transform_graph=_transform_graph(input_dict, Path(temp)) if calibrates else None,
                 schema_file=_schema_file(input_dict, Path(temp)) if calibrates else None,
                 work_dir=str(work_dir),
+                profiles=tuple(profiles),
             )
             conversion = convert(job, deadline_seconds=deadline_seconds)
             for finding in conversion.calibration.findings if conversion.calibration else ():

@@ -45,6 +45,7 @@ class Job(Record):
         transform_graph: Local folder of a TransformGraph artifact; None without one.
         schema_file: Local path of the raw examples' schema as text proto; None without one.
         work_dir: Local folder for everything that is made.
+        profiles: Compatibility profiles to check each file against; None for all.
         route: `resigned` uses the front end and falls back to `direct` where freezing is impossible; `direct` does not
             try.
     """
@@ -62,6 +63,7 @@ class Job(Record):
     transform_graph: str | None = None
     schema_file: str | None = None
     work_dir: str
+    profiles: tuple[str, ...] | None = None
     route: Route = "resigned"
 
 
