@@ -201,7 +201,7 @@ class Executor(BaseExecutor):
                 example_files=tuple(example_files),
                 work_dir=str(work_dir),
             )
-            conversion = convert(job, deadline_seconds=deadline_seconds)
+            conversion = convert(job, deadline_seconds=deadline_seconds, max_parallel=max_parallel)
             _require_one(conversion)
             source = SourceModelRecord(
                 sha256=artifact_io.saved_model_sha256(saved_model),
