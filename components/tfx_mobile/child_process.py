@@ -32,6 +32,10 @@ child_process._serve(boot)
 _STDERR_TAIL = 4000
 
 
+class Stopped(Exception):
+    """The caller asked for the child to be stopped."""
+
+
 class ChildDied(Exception):
     """The child ended without finishing its work.
 
@@ -49,7 +53,12 @@ class ChildDied(Exception):
 
 
 def run(
-    function: str, request: dict[str, Any], *, deadline_seconds: float, startup_seconds: float | None = None
+    function: str,
+    request: dict[str, Any],
+    *,
+    deadline_seconds: float,
+    startup_seconds: float | None = None,
+    stop: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Calls `function` in a child process and yields the events it emits.
 
@@ -59,12 +68,15 @@ def run(
         deadline_seconds: Longest wait for the next event, and for the end after the last one; wall time.
         startup_seconds: Longest wait for the first event, for a child that imports a lot before it sends one; None for
             `deadline_seconds`.
+        stop: File descriptor that becomes readable, or is closed at its other end, when the child shall be killed, so
+            that another thread can end the wait; None if nobody will.
 
     Yields:
         The emitted events, each as soon as it arrives.
 
     Raises:
         ChildDied: The child was killed by a signal, ran out of time, or raised.
+        Stopped: `stop` said so.
     """
     read_fd, write_fd = os.pipe()
     with tempfile.TemporaryFile() as stderr, contextlib.closing(os.fdopen(read_fd, "rb", buffering=0)) as events:
@@ -88,7 +100,7 @@ def run(
         with contextlib.suppress(BrokenPipeError), cast(IO[bytes], process.stdin) as stdin:
             stdin.write(json.dumps(boot).encode())
         try:
-            yield from _read_events(events, deadline_seconds, startup_seconds or deadline_seconds)
+            yield from _read_events(events, deadline_seconds, startup_seconds or deadline_seconds, stop)
             process.wait(timeout=deadline_seconds)
         except (TimeoutError, subprocess.TimeoutExpired):
             raise ChildDied("timeout", f"no answer within {deadline_seconds:g} seconds", None, _tail(stderr)) from None
@@ -112,14 +124,21 @@ def _environment() -> dict[str, str]:
     return env
 
 
-def _read_events(events: Any, deadline_seconds: float, startup_seconds: float) -> Iterator[dict[str, Any]]:
+def _read_events(
+    events: Any, deadline_seconds: float, startup_seconds: float, stop: int | None
+) -> Iterator[dict[str, Any]]:
     buffer = b""
     with selectors.DefaultSelector() as selector:
         selector.register(events, selectors.EVENT_READ)
+        if stop is not None:
+            selector.register(stop, selectors.EVENT_READ)
         end = time.monotonic() + startup_seconds
         while True:
-            if not selector.select(max(0.0, end - time.monotonic())):
+            ready = selector.select(max(0.0, end - time.monotonic()))
+            if not ready:
                 raise TimeoutError
+            if any(key.fileobj == stop for key, _ in ready):
+                raise Stopped
             chunk = events.read(65536)
             if not chunk:
                 return

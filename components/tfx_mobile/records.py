@@ -220,6 +220,59 @@ class Failure(Record):
     advice: str
 
 
+class RepairTrial(Record):
+    """One set of float layers that accuracy repair measured.
+
+    Attributes:
+        float_layers: Names of the layers left in float, sorted.
+        quality: What was measured; None for a file that could not be made or run.
+        size_bytes: Size of the file; None for one that could not be made.
+    """
+
+    float_layers: tuple[str, ...]
+    quality: float | None
+    size_bytes: int | None
+
+
+class RepairRecord(Record):
+    """How accuracy repair came to its file.
+
+    Qualities are shares, 0 to 1, of the examples.
+
+    Attributes:
+        measure: `agreement` with the float32 file: equal class for outputs with several elements in their last
+            dimension, values closer than 5 % of the float output's range for other float outputs, equal values for the
+            rest; of several outputs the worst counts. `accuracy`: the share of examples whose class is the label.
+        num_examples: How many examples the layers were measured on.
+        num_calibrated: How many of these had calibrated the model too, because the split has no others.
+        float_quality: What the float32 file reaches; 1 for agreement.
+        quantized_quality: What `full_integer` reaches; None if that file cannot be run.
+        quality: What this file reaches.
+        repaired: Whether that is within the tolerance of the float model.
+        reasons: What is missing; empty if repaired.
+        float_layers: The layers left in float, sorted; none if quantization does no harm.
+        size_ratio: Size as a share of the float32 file.
+        trials: What was measured, in order.
+        replay: The plain recipe that makes this file again without a search.
+    """
+
+    measure: Literal["agreement", "accuracy"]
+    num_examples: int
+    num_calibrated: int
+    float_quality: float
+    quantized_quality: float | None
+    quality: float | None
+    repaired: bool
+    reasons: tuple[str, ...]
+    float_layers: tuple[str, ...]
+    size_ratio: float
+    trials: tuple[RepairTrial, ...]
+    replay: ConversionRecipe
+
+
+Calibrated = Literal["shared", "own"]
+
+
 class Variant(Record):
     """One recipe's result: either `path` and `file`, or `failure`.
 
@@ -230,6 +283,9 @@ class Variant(Record):
         failure: Why there is no file.
         profiles: What the compatibility profiles say about the file; a failed one does not make the variant fail.
         findings: Where the file departs from the quantization specification.
+        calibrated: `shared`: made from the one calibration that the recipes of a batch size have in common. `own`: by
+            TensorFlow's public converter, which calibrated for this recipe alone. None if it needs no calibration.
+        repair: For `mixed_precision`: the search.
     """
 
     recipe: ConversionRecipe
@@ -238,6 +294,8 @@ class Variant(Record):
     failure: Failure | None = None
     profiles: tuple[ProfileResult, ...] = ()
     findings: tuple[Finding, ...] = ()
+    calibrated: Calibrated | None = None
+    repair: RepairRecord | None = None
 
     @property
     def name(self) -> str:

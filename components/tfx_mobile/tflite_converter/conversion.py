@@ -6,9 +6,12 @@ recipe at hand, and a fresh child goes on with the rest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from tfx_mobile import child_process, errors
 from tfx_mobile.recipes import ConversionRecipe
@@ -47,12 +50,14 @@ class Conversion:
     files: dict[str, Path]
 
 
-def convert(job: Job, *, deadline_seconds: float) -> Conversion:
+def convert(job: Job, *, deadline_seconds: float, max_parallel: int = 1) -> Conversion:
     """Converts a SavedModel by every recipe of a job.
 
     Args:
         job: What to convert, and how. Its work directory must exist and be empty.
-        deadline_seconds: Longest time for one recipe, and for one step of the preparation before; wall time.
+        deadline_seconds: Longest time for one recipe, for one trial of `mixed_precision`, and for one step of the
+            preparation before; wall time.
+        max_parallel: How many children may convert at once.
 
     Returns:
         One variant per recipe; a recipe that failed says why.
@@ -65,15 +70,18 @@ def convert(job: Job, *, deadline_seconds: float) -> Conversion:
     """
     recipes = tuple(_with_batch_size(recipe, job) for recipe in job.recipes)
     job = job.model_copy(update={"recipes": recipes})
-    prepared, problems = _run_children(job, deadline_seconds)
+    outcome = _run_children(job, deadline_seconds, max_parallel)
+    # A child that ended without an error has prepared, and so did one whose death cost a recipe.
+    prepared = cast(Prepared, outcome.prepared)
     variants, files = [], {}
     for recipe in recipes:
         source = prepared.source(recipe)
         resolved = recipe.model_copy(update={"batch_size": source.batch_size})
-        failure = problems.get(recipe.name)
+        failure = outcome.problems.get(recipe.name)
         if failure is None:
             path = Path(job.work_dir) / recipe.name / MODEL_FILE
             variant = _check(resolved, path, source.signature, job.profiles, deadline_seconds)
+            variant = Variant.model_validate({**variant.model_dump(), **outcome.made[recipe.name]})
             if variant.failure is None:
                 files[recipe.name] = path
         else:
@@ -93,18 +101,77 @@ def _with_batch_size(recipe: ConversionRecipe, job: Job) -> ConversionRecipe:
     return recipe if recipe.batch_size is not None else recipe.model_copy(update={"batch_size": job.batch_size})
 
 
-def _run_children(job: Job, deadline_seconds: float) -> tuple[Prepared, dict[str, Failure]]:
-    """Runs children until every recipe has a file or a failure; returns the failures by recipe name."""
+@dataclass
+class _Outcome:
+    """What children reported, by recipe name.
+
+    Attributes:
+        prepared: What the recipes are made from; None if no child came so far.
+        problems: Why there is no file.
+        made: What the manifest says of a file beyond its contents.
+    """
+
     prepared: Prepared | None = None
-    problems: dict[str, Failure] = {}
-    waiting = list(job.recipes)
+    problems: dict[str, Failure] = field(default_factory=dict)
+    made: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def _run_children(job: Job, deadline_seconds: float, max_parallel: int) -> _Outcome:
+    """Runs children until every recipe has a file or a failure.
+
+    The first child prepares; only then the others start. If anything goes wrong that concerns all recipes, or the
+    caller is interrupted, all children are killed.
+    """
+    first, *others = _lanes(job.recipes, max_parallel)
+    read_fd, write_fd = os.pipe()
+    stop = os.fdopen(write_fd, "wb", buffering=0)
+    with ThreadPoolExecutor(max(1, len(others))) as pool, os.fdopen(read_fd, "rb", buffering=0) as stopped, stop:
+
+        def run(lane: Sequence[str], prepared: Callable[[], None] | None = None) -> _Outcome:
+            return _run_lane(job, lane, deadline_seconds, stopped.fileno(), prepared)
+
+        running: list[Future[_Outcome]] = []
+        try:
+            outcome = run(first, lambda: running.extend(pool.submit(run, lane) for lane in others))
+            for future in running:
+                other = future.result()
+                outcome.problems.update(other.problems)
+                outcome.made.update(other.made)
+        except BaseException:
+            stop.close()
+            wait(running)
+            raise
+    return outcome
+
+
+def _lanes(recipes: Sequence[ConversionRecipe], max_parallel: int) -> list[list[str]]:
+    """Distributes recipes over children, by name and in order; what shares a calibration stays in one child."""
+    groups: dict[Any, list[str]] = {}
+    calibrating = {recipe.batch_size for recipe in recipes if recipe.calibrates}
+    for recipe in recipes:
+        shares = recipe.calibrates or (recipe.quantization == "none" and recipe.batch_size in calibrating)
+        groups.setdefault(recipe.batch_size if shares else (recipe.name,), []).append(recipe.name)
+    lanes: list[list[str]] = [[] for _ in range(min(max_parallel, len(groups)))]
+    for names in sorted(groups.values(), key=len, reverse=True):
+        min(lanes, key=len).extend(names)
+    order = {recipe.name: index for index, recipe in enumerate(recipes)}
+    return [sorted(lane, key=order.__getitem__) for lane in lanes]
+
+
+def _run_lane(
+    job: Job, lane: Sequence[str], deadline_seconds: float, stop: int, on_prepared: Callable[[], None] | None
+) -> _Outcome:
+    """Runs one child after another until each of some recipes has a file or a failure."""
+    outcome = _Outcome()
+    waiting = list(lane)
     while waiting:
-        request = job.model_copy(update={"recipes": tuple(waiting)}).model_dump(mode="json")
+        request = job.model_copy(update={"convert": tuple(waiting)}).model_dump(mode="json")
         events = child_process.run(
             "tfx_mobile.tflite_converter.worker:serve",
             request,
             deadline_seconds=deadline_seconds,
             startup_seconds=STARTUP_SECONDS,
+            stop=stop,
         )
         try:
             for event in events:
@@ -112,22 +179,25 @@ def _run_children(job: Job, deadline_seconds: float) -> tuple[Prepared, dict[str
                     case "error":
                         raise getattr(errors, event["type"])(event["message"])
                     case "prepared":
-                        prepared = Prepared.model_validate(event["prepared"])
+                        outcome.prepared = Prepared.model_validate(event["prepared"])
+                        if on_prepared is not None:
+                            on_prepared()
+                            on_prepared = None
                     case "failed":
-                        problems[waiting.pop(0).name] = Failure.model_validate(event["failure"])
+                        outcome.problems[waiting.pop(0)] = Failure.model_validate(event["failure"])
                     case "converted":
-                        waiting.pop(0)
+                        outcome.made[waiting.pop(0)] = {key: event[key] for key in ("calibrated", "repair")}
         except child_process.ChildDied as died:
-            if prepared is None:
+            if outcome.prepared is None:
                 raise errors.ConverterCrashedError(
                     f"The converter process ended while it read the model and its calibration examples: {died}. "
                     "Load the SavedModel with tf.saved_model.load in a process of its own to see whether the model is "
                     "at fault; raise deadline_seconds if it only takes long."
                 ) from died
             if waiting:
-                problems[waiting.pop(0).name] = failures.from_death(died, deadline_seconds, prepared.direct_reason)
-    # A child that ended without an error has prepared, and so did one whose death cost a recipe.
-    return cast(Prepared, prepared), problems
+                reason = outcome.prepared.direct_reason
+                outcome.problems[waiting.pop(0)] = failures.from_death(died, deadline_seconds, reason)
+    return outcome
 
 
 def _check(

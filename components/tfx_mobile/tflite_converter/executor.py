@@ -229,7 +229,7 @@ class Executor(BaseExecutor):
                 work_dir=str(work_dir),
                 profiles=tuple(profiles),
             )
-            conversion = convert(job, deadline_seconds=deadline_seconds)
+            conversion = convert(job, deadline_seconds=deadline_seconds, max_parallel=max_parallel)
             for finding in conversion.calibration.findings if conversion.calibration else ():
                 logging.warning("TFLiteConverter, calibration: %s", finding.message)
             _require_one(conversion)

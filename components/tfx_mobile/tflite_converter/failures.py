@@ -16,12 +16,26 @@ CONVERTER_TIMEOUT = "converter_timeout"
 UNSUPPORTED_OPS = "unsupported_ops"
 CONVERSION_FAILED = "conversion_failed"
 INSPECTION_FAILED = "inspection_failed"
+UNKNOWN_LAYERS = "unknown_layers"
+LABEL_UNUSABLE = "label_unusable"
 
 _MESSAGE_LENGTH = 600
 # TensorFlow's log lines begin with times and process ids; what follows these words is stable.
 _CAUSE = re.compile(r"(?:LLVM ERROR|error|Check failed|Fatal Python error): .*")
 _NOT_BUILTIN = re.compile(r"'(?:tf|tfl)\.([\w.]+)' op is neither a custom op nor a flex op")
 _NOT_INTEGER = re.compile(r"Quantization(?: to 16x8-bit)? not yet supported for op: '?(\w+)|'tfl\.(\w+)' op.*quantiz")
+
+
+class RecipeFailed(Exception):
+    """A recipe cannot be carried out, for a reason that is known.
+
+    Attributes:
+        failure: The reason.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 def from_death(died: ChildDied, deadline_seconds: float, direct_reason: str | None) -> Failure:
@@ -56,7 +70,9 @@ def from_death(died: ChildDied, deadline_seconds: float, direct_reason: str | No
 
 
 def from_exception(recipe: ConversionRecipe, error: Exception, work_dir: str) -> Failure:
-    """TensorFlow's converter refused the model."""
+    """TensorFlow's converter refused the model, or the recipe cannot be carried out."""
+    if isinstance(error, RecipeFailed):
+        return error.failure
     text = str(error).replace(work_dir, "<work>")
     if ops := sorted(set(_NOT_BUILTIN.findall(text))):
         return unsupported_ops(ops)
@@ -92,4 +108,23 @@ def inspection(message: str) -> Failure:
         message=message,
         advice="Leave this recipe out or choose a recipe with more float in it (full_integer instead of integer_only); "
         "if the recipe should have worked, report this with the model.",
+    )
+
+
+def unknown_layers(unknown: list[str], valid: list[str]) -> Failure:
+    """`float_layers` names layers that the model does not have."""
+    return Failure(
+        code=UNKNOWN_LAYERS,
+        message=f"The model has no layers {unknown}. It has: {valid}.",
+        advice="Copy float_layers from the manifest that mixed_precision wrote for this model; a model that was built "
+        "differently has other names. Or run mixed_precision again.",
+    )
+
+
+def label_unusable(outputs: dict[str, list[int]]) -> Failure:
+    """`RepairSpec.label` was given, and the outputs are no classes to compare it with."""
+    return Failure(
+        code=LABEL_UNUSABLE,
+        message=f"RepairSpec.label needs a model with one float output [batch, classes]; this one has {outputs}.",
+        advice="Leave RepairSpec.label out, so that agreement with the float model is measured.",
     )

@@ -5,7 +5,7 @@ Settings are those of TensorFlow's post-training quantization guides. Runs in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -25,6 +25,8 @@ def convert(recipe: ConversionRecipe, saved_model: str, signature_key: str, repr
         representative: Gives the representative dataset anew at each call: one dict of arrays by input name per
             sample, each [batch, ...].
     """
+    if recipe.float_layers:
+        return FloatLayersConverter(saved_model, signature_key, representative).convert(recipe.float_layers)
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[signature_key])
     if recipe.quantization != "none":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -43,3 +45,30 @@ def convert(recipe: ConversionRecipe, saved_model: str, signature_key: str, repr
         ]
     data: bytes = converter.convert()
     return data
+
+
+class FloatLayersConverter:
+    """Converts to `full_integer` with some layers left in float, through TensorFlow's QuantizationDebugger.
+
+    Calibrates once, when it is made.
+    """
+
+    def __init__(self, saved_model: str, signature_key: str, representative: Representative) -> None:
+        """Calibrates.
+
+        Args:
+            saved_model: As for `convert`.
+            signature_key: As for `convert`.
+            representative: As for `convert`.
+        """
+        converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[signature_key])
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = representative
+        # The debug dataset is for statistics, which nobody asks for.
+        self._debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_dataset=lambda: iter(()))
+
+    def convert(self, float_layers: Sequence[str]) -> bytes:
+        """The `.tflite` bytes with these layers in float; names that the model does not have are ignored."""
+        self._debugger.options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=list(float_layers))
+        data: bytes = self._debugger.get_nondebug_quantized_model()
+        return data

@@ -1,8 +1,8 @@
 """The child's side of a conversion: prepares once, then converts recipe by recipe and hands over each result at once.
 
 What was prepared (re-signed SavedModels, calibration samples) stays in the work directory, so that a fresh child can go
-on after a crash without doing it again. Events, in this order: `started`, `progress` any number of times, then `error`
-(common to all recipes, the end) or `prepared`, then one `converted` or `failed` per recipe.
+on after a crash without doing it again. Events, in this order: `started`, then `error` (common to all recipes, the end)
+or `prepared`, then one `converted` or `failed` per recipe; `progress` any number of times in between.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class Job(Record):
         schema_file: Local path of the raw examples' schema as text proto; None without one.
         work_dir: Local folder for everything that is made.
         profiles: Compatibility profiles to check each file against; None for all.
+        convert: Names of the recipes that this child converts, in this order; None for all. Whatever is prepared is
+            prepared for all.
         route: `resigned` uses the front end and falls back to `direct` where freezing is impossible; `direct` does not
             try.
     """
@@ -64,6 +66,7 @@ class Job(Record):
     schema_file: str | None = None
     work_dir: str
     profiles: tuple[str, ...] | None = None
+    convert: tuple[str, ...] | None = None
     route: Route = "resigned"
 
 
@@ -120,24 +123,36 @@ def serve(request: dict[str, Any], emit: Emit) -> None:
     prepared = Prepared.read(prepared_file)
     emit({"event": "prepared", "prepared": json.loads(prepared.to_json())})
     # Imported here, because the parent reads this module too and must not import TensorFlow.
-    from tfx_mobile.tflite_converter import quantize
+    from tfx_mobile.tflite_converter import recipe_runner, repair
 
-    for recipe in job.recipes:
+    by_name = {recipe.name: recipe for recipe in job.recipes}
+    for name in by_name if job.convert is None else job.convert:
+        recipe = by_name[name]
         try:
             source = prepared.source(recipe)
-            data = quantize.convert(recipe, source.saved_model, source.signature.key, _representative(source, job))
+            runner = recipe_runner.RecipeRunner(
+                source.saved_model,
+                source.signature.key,
+                _representative(source, job),
+                lambda recipe: repair.load_examples(job.work_dir, recipe),
+                job.work_dir,
+                lambda: emit({"event": "progress"}),
+                may_share=any(r.calibrates for r in job.recipes) and not job.allow_select_tf_ops,
+            )
+            made = runner.run(recipe)
         except Exception as error:  # noqa: BLE001 - whatever TensorFlow raises costs this recipe only
             failure = failures.from_exception(recipe, error, job.work_dir)
             emit({"event": "failed", "recipe": recipe.name, "failure": failure.model_dump(mode="json")})
             continue
         path = Path(job.work_dir) / recipe.name / MODEL_FILE
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(data)
-        emit({"event": "converted", "recipe": recipe.name})
+        path.write_bytes(made.data)
+        record = None if made.repair is None else made.repair.model_dump(mode="json")
+        emit({"event": "converted", "recipe": recipe.name, "calibrated": made.calibrated, "repair": record})
 
 
 def _prepare(job: Job, progress: Callable[[], None]) -> Prepared:
-    from tfx_mobile.tflite_converter import calibration, calibration_report, front_end
+    from tfx_mobile.tflite_converter import calibration, calibration_report, front_end, repair
 
     signature = front_end.load_signature(job.saved_model, job.signature_name)
     progress()
@@ -161,10 +176,11 @@ def _prepare(job: Job, progress: Callable[[], None]) -> Prepared:
         progress()
     record = None
     if job.calibration is not None:
+        inputs = next(iter(sources.values())).signature.inputs
         calibrated = calibration_report.calibrate(
             job.calibration,
             job.example_files,
-            next(iter(sources.values())).signature.inputs,
+            inputs,
             signature_parse=None if frozen is None else frozen.parse,
             transform_graph=job.transform_graph,
             schema=job.schema_file,
@@ -174,6 +190,16 @@ def _prepare(job: Job, progress: Callable[[], None]) -> Prepared:
         )
         calibration.save(Path(job.work_dir) / _SAMPLES_FILE, calibrated.values)
         record = calibrated.record
+        repair.prepare_examples(
+            job.work_dir,
+            job.recipes,
+            job.example_files,
+            job.calibration,
+            calibrated.drawn,
+            calibrated.parse,
+            inputs,
+            progress,
+        )
     return Prepared(
         route="direct" if frozen is None else "resigned",
         direct_reason=direct_reason,
