@@ -125,6 +125,7 @@ class ModelFileRecord(Record):
         select_tf_ops: Names of the TensorFlow (Flex) ops; these need a delegate most apps do not ship.
         custom_ops: Names of other custom ops.
         min_runtime_version: Oldest TensorFlow Lite that the converter says can run the file; None if unknown.
+        weight_bytes: Bytes of all constant tensors, by element type.
     """
 
     sha256: str = Field(pattern=SHA256_PATTERN)
@@ -135,6 +136,7 @@ class ModelFileRecord(Record):
     select_tf_ops: tuple[str, ...] = ()
     custom_ops: tuple[str, ...] = ()
     min_runtime_version: str | None = None
+    weight_bytes: dict[str, int] = Field(default_factory=dict)
 
     def signature(self, key: str | None = None) -> SignatureRecord:
         """The signature `key`, or the only one if `key` is None."""

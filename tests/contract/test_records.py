@@ -33,6 +33,7 @@ VARIANT = Variant(
         signatures=(SignatureRecord(key="serving_default", inputs=(X,), outputs=(X,)),),
         ops=(OpRecord(name="ADD", version=1, count=2, float_count=2),),
         min_runtime_version="1.14.0",
+        weight_bytes={"float32": 16},
     ),
 )
 FAILED = Variant(
@@ -74,7 +75,7 @@ GOLDEN = (
     '{"failure":null,"file":{"custom_ops":[],"gzip_bytes":9,"min_runtime_version":"1.14.0",'
     '"ops":[{"count":2,"float_count":2,"name":"ADD","version":1}],"select_tf_ops":[],'
     f'"sha256":"{SHA}","signatures":[{{"inputs":[{TENSOR_JSON}],"key":"serving_default","outputs":[{TENSOR_JSON}]}}],'
-    '"size_bytes":10},"path":"float32/model.tflite",'
+    '"size_bytes":10,"weight_bytes":{"float32":16}},"path":"float32/model.tflite",'
     '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"float32","quantization":"none",'
     '"quantization_aware":false,"repair":null,"schema_version":2}},'
     '{"failure":{"advice":"export again","code":"converter_crashed","message":"killed by SIGABRT"},"file":null,'

@@ -7,6 +7,7 @@ whole structure is walked and every index is checked before an interpreter is al
 from __future__ import annotations
 
 import gzip
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -48,6 +49,7 @@ def inspect_model(data: bytes) -> ModelFileRecord:
         select_tf_ops=tuple(op.name for op in ops if op.name.startswith("Flex")),
         custom_ops=tuple(op.name for op in ops if op.name not in _KNOWN_NAMES and not op.name.startswith("Flex")),
         min_runtime_version=_min_runtime_version(model),
+        weight_bytes=_weight_bytes(model),
     )
 
 
@@ -87,7 +89,7 @@ def _check_indices(model: Any, size: int) -> None:
         tensors = subgraph.tensors or []
         within("buffer", [tensor.buffer for tensor in tensors], len(buffers))
         for tensor in tensors:
-            _check_tensor(tensor, buffers[tensor.buffer].data)
+            _check_tensor(tensor, _length(buffers[tensor.buffer]))
         within("subgraph input", subgraph.inputs, len(tensors))
         within("subgraph output", subgraph.outputs, len(tensors))
         for op in subgraph.operators or []:
@@ -104,24 +106,31 @@ def _check_indices(model: Any, size: int) -> None:
 
 
 _ITEM_BITS = {
-    "float32": 32, "float16": 16, "float64": 64, "int8": 8, "uint8": 8, "int16": 16, "uint16": 16,
+    "float32": 32, "float16": 16, "float64": 64, "int4": 4, "int8": 8, "uint8": 8, "int16": 16, "uint16": 16,
     "int32": 32, "uint32": 32, "int64": 64, "uint64": 64, "bool": 8,
 }  # fmt: skip
 
 
-def _check_tensor(tensor: Any, data: Any) -> None:
+def _length(buffer: Any) -> int:
+    """Bytes of a buffer, inside the flatbuffer or behind it."""
+    if buffer.offset and buffer.offset > 1:
+        return int(buffer.size)
+    return 0 if buffer.data is None else len(buffer.data)
+
+
+def _check_tensor(tensor: Any, length: int) -> None:
     type_name = _TYPE_NAMES.get(tensor.type)
     if type_name is None:
         raise ModelFileError(f"Corrupt .tflite file: unknown tensor type {tensor.type}.")
     shape = [] if tensor.shape is None else [int(size) for size in tensor.shape]
     if any(size < 0 for size in shape):
         raise ModelFileError(f"Corrupt .tflite file: a tensor has shape {shape}.")
-    if data is not None and len(data) and tensor.sparsity is None and type_name in _ITEM_BITS:
-        expected = int(np.prod(shape, dtype=np.float64)) * _ITEM_BITS[type_name] // 8
-        if len(data) != expected:
+    if length and tensor.sparsity is None and type_name in _ITEM_BITS:
+        # Two int4 elements share a byte, over the whole tensor and not row by row; the last byte may be half used.
+        expected = math.ceil(int(np.prod(shape, dtype=np.float64)) * _ITEM_BITS[type_name] / 8)
+        if length != expected:
             raise ModelFileError(
-                f"Corrupt .tflite file: a {type_name} tensor of shape {shape} "
-                f"needs {expected} bytes and has {len(data)}."
+                f"Corrupt .tflite file: a {type_name} tensor of shape {shape} needs {expected} bytes and has {length}."
             )
 
 
@@ -144,6 +153,17 @@ def _operators(model: Any) -> tuple[OpRecord, ...]:
         OpRecord(name=name, version=version, count=count, float_count=floats)
         for (name, version), (count, floats) in sorted(counts.items())
     )
+
+
+def _weight_bytes(model: Any) -> dict[str, int]:
+    # A buffer that several tensors share is in the file once.
+    dtypes = {
+        tensor.buffer: _TYPE_NAMES[tensor.type] for subgraph in model.subgraphs for tensor in subgraph.tensors or []
+    }
+    sizes: dict[str, int] = defaultdict(int)
+    for index, dtype in dtypes.items():
+        sizes[dtype] += _length(model.buffers[index])
+    return {dtype: size for dtype, size in sorted(sizes.items()) if size}
 
 
 def _signatures(model: Any) -> tuple[SignatureRecord, ...]:

@@ -17,11 +17,21 @@ UNSUPPORTED_OPS = "unsupported_ops"
 CONVERSION_FAILED = "conversion_failed"
 INSPECTION_FAILED = "inspection_failed"
 
+MISSING_EXTRA = "missing_extra"
+
 _MESSAGE_LENGTH = 600
 # TensorFlow's log lines begin with times and process ids; what follows these words is stable.
 _CAUSE = re.compile(r"(?:LLVM ERROR|error|Check failed|Fatal Python error): .*")
 _NOT_BUILTIN = re.compile(r"'(?:tf|tfl)\.([\w.]+)' op is neither a custom op nor a flex op")
 _NOT_INTEGER = re.compile(r"Quantization(?: to 16x8-bit)? not yet supported for op: '?(\w+)|'tfl\.(\w+)' op.*quantiz")
+
+
+class RecipeFailed(Exception):
+    """A recipe failed for a reason that is known; costs this recipe only."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 def from_death(died: ChildDied, deadline_seconds: float, direct_reason: str | None) -> Failure:
@@ -56,7 +66,9 @@ def from_death(died: ChildDied, deadline_seconds: float, direct_reason: str | No
 
 
 def from_exception(recipe: ConversionRecipe, error: Exception, work_dir: str) -> Failure:
-    """TensorFlow's converter refused the model."""
+    """TensorFlow's converter refused the model, or the recipe said itself why it failed."""
+    if isinstance(error, RecipeFailed):
+        return error.failure
     text = str(error).replace(work_dir, "<work>")
     if ops := sorted(set(_NOT_BUILTIN.findall(text))):
         return unsupported_ops(ops)

@@ -6,16 +6,20 @@ Settings are those of TensorFlow's post-training quantization guides. Runs in th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from tfx_mobile.recipes import ConversionRecipe
+from tfx_mobile.tflite_converter import int4
 
 Representative = Callable[[], Iterator[dict[str, Any]]]
 
 
-def convert(recipe: ConversionRecipe, saved_model: str, signature_key: str, representative: Representative) -> bytes:
+def convert(
+    recipe: ConversionRecipe, saved_model: str, signature_key: str, representative: Representative, float_file: Path
+) -> bytes:
     """The `.tflite` bytes of one variant.
 
     Args:
@@ -24,10 +28,13 @@ def convert(recipe: ConversionRecipe, saved_model: str, signature_key: str, repr
         signature_key: The signature to convert.
         representative: Gives the representative dataset anew at each call: one dict of arrays by input name per
             sample, each [batch, ...].
+        float_file: Where the float32 file of this source is kept once it is made; recipes of the source share it.
     """
+    if recipe.quantization in ("none", "int4"):
+        data = _float32(saved_model, signature_key, float_file)
+        return int4.quantize(data) if recipe.quantization == "int4" else data
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[signature_key])
-    if recipe.quantization != "none":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if recipe.quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if recipe.calibrates:
@@ -41,5 +48,13 @@ def convert(recipe: ConversionRecipe, saved_model: str, signature_key: str, repr
             tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
             tf.lite.OpsSet.TFLITE_BUILTINS,
         ]
-    data: bytes = converter.convert()
-    return data
+    return bytes(converter.convert())
+
+
+def _float32(saved_model: str, signature_key: str, file: Path) -> bytes:
+    if not file.exists():
+        converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[signature_key])
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_bytes(converter.convert())
+        unfinished.rename(file)
+    return file.read_bytes()

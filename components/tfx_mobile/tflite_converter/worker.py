@@ -115,7 +115,10 @@ def serve(request: dict[str, Any], emit: Emit) -> None:
     for recipe in job.recipes:
         try:
             source = prepared.source(recipe)
-            data = quantize.convert(recipe, source.saved_model, source.signature.key, _representative(source, job))
+            float_file = Path(job.work_dir) / f"float32-{source.batch_size}.tflite"
+            data = quantize.convert(
+                recipe, source.saved_model, source.signature.key, _representative(source, job), float_file
+            )
         except Exception as error:  # noqa: BLE001 - whatever TensorFlow raises costs this recipe only
             failure = failures.from_exception(recipe, error, job.work_dir)
             emit({"event": "failed", "recipe": recipe.name, "failure": failure.model_dump(mode="json")})
