@@ -165,6 +165,43 @@ class Failure(Record):
     advice: str
 
 
+class MetadataRecord(Record):
+    """The TFLite metadata in one file, or why it has none.
+
+    Attributes:
+        writer: Package and version that wrote it; None if nothing was written.
+        not_written: Why nothing was written; None if something was.
+        kind: `image_classifier` with labels or normalization for an image input, else `model`.
+        name: The model's name.
+        description: What it does.
+        version: The model's version.
+        author: Who made it.
+        num_labels: How many class names the file holds, in `labels.txt`.
+        labels_sha256: Of `labels.txt`; None without labels.
+        labels_from: What the names were taken from: `MetadataSpec`, a vocabulary or a domain; None without labels.
+        mean: Subtracted from pixel values 0 to 255.
+        std: What the difference is divided by.
+        raw_pixels: For a uint8 image input with normalization: whether a pixel written as it is means to the model
+            what the normalized pixel means, within one quantum. If not, MediaPipe and ML Kit feed the model wrongly.
+        notes: What is known but was left out, and why.
+    """
+
+    writer: str | None = None
+    not_written: str | None = None
+    kind: Literal["image_classifier", "model"] | None = None
+    name: str | None = None
+    description: str | None = None
+    version: str | None = None
+    author: str | None = None
+    num_labels: int = 0
+    labels_sha256: str | None = Field(default=None, pattern=SHA256_PATTERN)
+    labels_from: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    raw_pixels: bool | None = None
+    notes: tuple[str, ...] = ()
+
+
 class Variant(Record):
     """One recipe's result: either `path` and `file`, or `failure`.
 
@@ -173,12 +210,14 @@ class Variant(Record):
         path: Path of the file below the artifact's uri, `<recipe name>/model.tflite`.
         file: Facts of the file.
         failure: Why there is no file.
+        metadata: What the file says about itself; None if there is no file.
     """
 
     recipe: ConversionRecipe
     path: str | None = None
     file: ModelFileRecord | None = None
     failure: Failure | None = None
+    metadata: MetadataRecord | None = None
 
     @property
     def name(self) -> str:

@@ -53,6 +53,31 @@ def inspect_model(data: bytes) -> ModelFileRecord:
     )
 
 
+def first_subgraph(data: bytes) -> SignatureRecord:
+    """Inputs and outputs of the first subgraph in the file's own order, by their names in the signature.
+
+    TFLite metadata describes this subgraph, by position. A tensor that no signature names keeps its own name.
+
+    Args:
+        data: The file's bytes.
+
+    Raises:
+        ModelFileError: The bytes are not a well-formed `.tflite` file.
+    """
+    model = _unpack(data)
+    subgraph = model.subgraphs[0]
+    key, names = "", {index: (tensor.name or b"").decode() for index, tensor in enumerate(subgraph.tensors)}
+    for signature in model.signatureDefs or []:
+        if signature.subgraphIndex == 0:
+            key = (signature.signatureKey or b"").decode()
+            names.update((m.tensorIndex, m.name.decode()) for m in [*signature.inputs, *signature.outputs])
+    return SignatureRecord(
+        key=key,
+        inputs=tuple(_tensor_record(names[index], subgraph.tensors[index]) for index in _list(subgraph.inputs)),
+        outputs=tuple(_tensor_record(names[index], subgraph.tensors[index]) for index in _list(subgraph.outputs)),
+    )
+
+
 def _unpack(data: bytes) -> Any:
     if len(data) < 8 or data[4:8] != _IDENTIFIER:
         raise ModelFileError(

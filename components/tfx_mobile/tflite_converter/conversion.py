@@ -13,7 +13,9 @@ from typing import cast
 from tfx_mobile import child_process, errors
 from tfx_mobile.recipes import ConversionRecipe
 from tfx_mobile.records import CalibrationRecord, Failure, SignatureRecord, Variant
+from tfx_mobile.tflite import metadata as tflite_metadata
 from tfx_mobile.tflite.flatbuffer import inspect_model
+from tfx_mobile.tflite.metadata import Metadata
 from tfx_mobile.tflite.preflight import preflight
 from tfx_mobile.tflite_converter import failures
 from tfx_mobile.tflite_converter.inspection import inspect
@@ -44,17 +46,19 @@ class Conversion:
     files: dict[str, Path]
 
 
-def convert(job: Job, *, deadline_seconds: float) -> Conversion:
+def convert(job: Job, *, deadline_seconds: float, metadata: Metadata | None = None) -> Conversion:
     """Converts a SavedModel by every recipe of a job.
 
     Args:
         job: What to convert, and how. Its work directory must exist and be empty.
         deadline_seconds: Longest time for one recipe, and for one step of the preparation before; wall time.
+        metadata: What every variant says about itself; None to write nothing.
 
     Returns:
         One variant per recipe; a recipe that failed says why.
 
     Raises:
+        RecipeError: The metadata does not fit the model's inputs and outputs.
         SignatureError: The signature does not exist or cannot become a `.tflite`'s inputs and outputs.
         CalibrationError: The calibration examples are missing or damaged.
         ConverterCrashedError: The child died before it came to the first recipe.
@@ -62,7 +66,7 @@ def convert(job: Job, *, deadline_seconds: float) -> Conversion:
     """
     recipes = tuple(_with_batch_size(recipe, job) for recipe in job.recipes)
     job = job.model_copy(update={"recipes": recipes})
-    prepared, problems = _run_children(job, deadline_seconds)
+    prepared, problems = _run_children(job, deadline_seconds, metadata)
     variants, files = [], {}
     for recipe in recipes:
         source = prepared.source(recipe)
@@ -70,7 +74,7 @@ def convert(job: Job, *, deadline_seconds: float) -> Conversion:
         failure = problems.get(recipe.name)
         if failure is None:
             path = Path(job.work_dir) / recipe.name / MODEL_FILE
-            variant = _check(resolved, path, source.signature, deadline_seconds)
+            variant = _check(resolved, path, source.signature, deadline_seconds, metadata)
             if variant.failure is None:
                 files[recipe.name] = path
         else:
@@ -90,7 +94,7 @@ def _with_batch_size(recipe: ConversionRecipe, job: Job) -> ConversionRecipe:
     return recipe if recipe.batch_size is not None else recipe.model_copy(update={"batch_size": job.batch_size})
 
 
-def _run_children(job: Job, deadline_seconds: float) -> tuple[Prepared, dict[str, Failure]]:
+def _run_children(job: Job, deadline_seconds: float, metadata: Metadata | None) -> tuple[Prepared, dict[str, Failure]]:
     """Runs children until every recipe has a file or a failure; returns the failures by recipe name."""
     prepared: Prepared | None = None
     problems: dict[str, Failure] = {}
@@ -110,6 +114,8 @@ def _run_children(job: Job, deadline_seconds: float) -> tuple[Prepared, dict[str
                         raise getattr(errors, event["type"])(event["message"])
                     case "prepared":
                         prepared = Prepared.model_validate(event["prepared"])
+                        if metadata is not None:
+                            tflite_metadata.check(metadata, prepared.source(waiting[0]).signature)
                     case "failed":
                         problems[waiting.pop(0).name] = Failure.model_validate(event["failure"])
                     case "converted":
@@ -127,14 +133,27 @@ def _run_children(job: Job, deadline_seconds: float) -> tuple[Prepared, dict[str
     return cast(Prepared, prepared), problems
 
 
-def _check(recipe: ConversionRecipe, path: Path, expected: SignatureRecord, deadline_seconds: float) -> Variant:
-    """Inspects a converted file by the recipe's rules, then loads and runs it once in a child process."""
+def _check(
+    recipe: ConversionRecipe,
+    path: Path,
+    expected: SignatureRecord,
+    deadline_seconds: float,
+    metadata: Metadata | None,
+) -> Variant:
+    """Writes a converted file's metadata, inspects it by the recipe's rules, and runs it once in a child process."""
+    described = None
     try:
+        # Metadata changes the bytes, so it comes before the hash and before everything that is checked.
+        if metadata is not None:
+            origin = {"recipe": recipe.model_dump(mode="json"), "signature": expected.key}
+            described = tflite_metadata.write(path, metadata, origin, deadline_seconds)
         file = inspect_model(path.read_bytes())
+    except errors.MetadataError as error:
+        return Variant(recipe=recipe, failure=failures.metadata(str(error)))
     except errors.ModelFileError as error:
         return Variant(recipe=recipe, failure=failures.inspection(str(error)))
     failure = inspect(recipe, file, expected)
     failure = failure or preflight(path, sha256=file.sha256, deadline_seconds=deadline_seconds)
     if failure is not None:
         return Variant(recipe=recipe, failure=failure)
-    return Variant(recipe=recipe, file=file)
+    return Variant(recipe=recipe, file=file, metadata=described)

@@ -18,6 +18,7 @@ CONVERSION_FAILED = "conversion_failed"
 INSPECTION_FAILED = "inspection_failed"
 
 MISSING_EXTRA = "missing_extra"
+METADATA_FAILED = "metadata_failed"
 
 _MESSAGE_LENGTH = 600
 # TensorFlow's log lines begin with times and process ids; what follows these words is stable.
@@ -104,4 +105,14 @@ def inspection(message: str) -> Failure:
         message=message,
         advice="Leave this recipe out or choose a recipe with more float in it (full_integer instead of integer_only); "
         "if the recipe should have worked, report this with the model.",
+    )
+
+
+def metadata(message: str) -> Failure:
+    """The metadata that was asked for could not be written into the file."""
+    return Failure(
+        code=METADATA_FAILED,
+        message=message,
+        advice="Correct what the message names in MetadataSpec or in the environment of the metadata writers, or leave "
+        "MetadataSpec out.",
     )
