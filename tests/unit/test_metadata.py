@@ -16,13 +16,13 @@ from ai_edge_litert import schema_py_generated as schema
 from tests.fakes import metadata as fake_metadata
 from tests.fakes import tflite_files
 from tfx_mobile.errors import MetadataError, RecipeError
-from tfx_mobile.recipes import MetadataSpec
+from tfx_mobile.recipes import BUILTIN_RECIPES, MetadataSpec
 from tfx_mobile.records import SignatureRecord, TensorRecord, sha256_of
 from tfx_mobile.tflite import metadata
 from tfx_mobile.tflite.flatbuffer import inspect_model
 from tfx_mobile.tflite.metadata import Metadata, Writer
 from tfx_mobile.tflite.runtime import SignatureRunner
-from tfx_mobile.tflite_converter import label_names
+from tfx_mobile.tflite_converter import conversion, label_names
 
 ASKED = MetadataSpec(name="three", version="7", author="us", description="which of 3", labels=("a", "b", "ü"))
 
@@ -214,6 +214,16 @@ def test_a_writer_that_fails(tmp_path: Path, model: Path, body: str, message: st
     assert str(tmp_path) not in record.not_written
     assert model.read_bytes() == before
     assert list(model.parent.iterdir()) == [model]
+
+
+def test_a_writer_that_fails_costs_the_variant(tmp_path: Path, model: Path) -> None:
+    expected = inspect_model(model.read_bytes()).signature()
+    broken = Metadata(spec=ASKED, writer=_program(tmp_path, "exit 9"))
+    variant = conversion._check(BUILTIN_RECIPES["integer_only_int8"], model, expected, 60, broken)
+    assert (variant.file, variant.metadata) == (None, None)
+    assert variant.failure is not None
+    assert variant.failure.code == "metadata_failed"
+    assert "exit code 9" in variant.failure.message
 
 
 def test_a_writer_that_hangs_is_ended_with_its_children(tmp_path: Path, model: Path) -> None:
