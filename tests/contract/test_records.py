@@ -10,6 +10,7 @@ from tfx_mobile.records import (
     CalibrationRecord,
     Failure,
     InputRange,
+    MetadataRecord,
     ModelFileRecord,
     OpRecord,
     SignatureRecord,
@@ -34,6 +35,9 @@ VARIANT = Variant(
         ops=(OpRecord(name="ADD", version=1, count=2, float_count=2),),
         min_runtime_version="1.14.0",
         weight_bytes={"float32": 16},
+    ),
+    metadata=MetadataRecord(
+        writer="mediapipe 0.10.21", kind="model", num_labels=4, labels_sha256=SHA, labels_from="MetadataSpec"
     ),
 )
 FAILED = Variant(
@@ -75,11 +79,14 @@ GOLDEN = (
     '{"failure":null,"file":{"custom_ops":[],"gzip_bytes":9,"min_runtime_version":"1.14.0",'
     '"ops":[{"count":2,"float_count":2,"name":"ADD","version":1}],"select_tf_ops":[],'
     f'"sha256":"{SHA}","signatures":[{{"inputs":[{TENSOR_JSON}],"key":"serving_default","outputs":[{TENSOR_JSON}]}}],'
-    '"size_bytes":10,"weight_bytes":{"float32":16}},"path":"float32/model.tflite",'
+    '"size_bytes":10,"weight_bytes":{"float32":16}},'
+    '"metadata":{"author":null,"description":null,"kind":"model","labels_from":"MetadataSpec",'
+    f'"labels_sha256":"{SHA}","mean":[],"name":null,"not_written":null,"notes":[],"num_labels":4,"raw_pixels":null,'
+    '"std":[],"version":null,"writer":"mediapipe 0.10.21"},"path":"float32/model.tflite",'
     '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"float32","quantization":"none",'
     '"quantization_aware":false,"repair":null,"schema_version":2}},'
     '{"failure":{"advice":"export again","code":"converter_crashed","message":"killed by SIGABRT"},"file":null,'
-    '"path":null,'
+    '"metadata":null,"path":null,'
     '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"int16x8","quantization":"int16x8",'
     '"quantization_aware":false,"repair":null,"schema_version":2}}],'
     '"versions":{"tfx-mobile":"0.1.0"}}'

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import stat
 import sys
 import zipfile
@@ -283,10 +282,13 @@ def test_weights_behind_the_flatbuffer_are_refused(writer: Writer, model: Path) 
 # --- finding the writers ----------------------------------------------------------------------------------------------
 
 
-def test_the_environment_variable_names_the_interpreter(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_names_the_interpreter(
+    writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TFX_MOBILE_METADATA_PYTHON", writer.python)
     # What this process imports must not reach the other interpreter.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    (tmp_path / "flatbuffers.py").write_text("raise ImportError('the wrong flatbuffers')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found, reason = metadata.find_writer()
     assert found is not None
     assert (found.python, reason) == (writer.python, "")

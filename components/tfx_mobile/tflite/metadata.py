@@ -38,7 +38,7 @@ PROVENANCE = "TFX_MOBILE"
 LABELS_FILE = "labels.txt"
 
 HOW_TO_INSTALL = (
-    "Make an environment for MediaPipe's metadata writers and name its interpreter:\n"
+    "Make an environment for MediaPipe's metadata writers (Python 3.9 to 3.12) and name its interpreter:\n"
     "  python3 -m venv /opt/tfx-mobile-metadata\n"
     "  /opt/tfx-mobile-metadata/bin/pip install --no-deps mediapipe==0.10.21 flatbuffers==25.12.19 numpy==1.26.4\n"
     f"  export {PYTHON_VARIABLE}=/opt/tfx-mobile-metadata/bin/python"
