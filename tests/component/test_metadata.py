@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from tfx.types import standard_artifacts
+from tfx.types import Channel, standard_artifacts
 
 from tests.fakes import metadata as fake_metadata
 from tests.fakes import models
-from tfx_mobile import TFLiteVariants
+from tfx_mobile import TFLiteConverter, TFLiteVariants
 from tfx_mobile.errors import MetadataError, RecipeError
 from tfx_mobile.recipes import CalibrationSpec, MetadataSpec
 from tfx_mobile.records import VariantManifest, sha256_of
@@ -153,6 +153,16 @@ def test_labels_that_do_not_fit_end_the_step(tmp_path: Path, model: Path, monkey
     with pytest.raises(RecipeError, match=r"There are 2 labels \(a, b\).* scores float32 \[1, 3\]"):
         _run(tmp_path / "out", model, ["float32"], MetadataSpec(labels=("a", "b")))
     assert not any((tmp_path / "out").iterdir())
+
+
+def test_names_from_artifacts_that_are_not_wired() -> None:
+    model, spec = Channel(type=standard_artifacts.Model), MetadataSpec(label="species")
+    with pytest.raises(RecipeError, match=r"label='species'.*got neither"):
+        TFLiteConverter(model=model, recipes=["float32"], metadata=spec)
+    wired = TFLiteConverter(
+        model=model, recipes=["float32"], metadata=spec, schema=Channel(type=standard_artifacts.Schema)
+    )
+    assert json.loads(wired.exec_properties["metadata"])["label"] == "species"
 
 
 def test_where_class_names_come_from(schema: Any, transform_graph: Any) -> None:

@@ -132,7 +132,7 @@ def _tensor(tensor: dict[str, Any]) -> Any:
 
 
 def _without_time(data: bytes, files: dict[str, bytes]) -> bytes:
-    """The same file with its associated files packed anew, without the time of packing; no archive if there are none."""
+    """The same file with its associated files packed anew, without the time of packing; without any, no archive."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         end = min((entry.header_offset for entry in archive.infolist()), default=archive.start_dir)
     if not files:

@@ -51,6 +51,20 @@ def check_examples_given(recipes: Sequence[ConversionRecipe], given: bool) -> No
         )
 
 
+def check_names_given(spec: MetadataSpec | None, given: bool) -> None:
+    """Class names that are to be derived need something to be derived from.
+
+    Raises:
+        RecipeError: There is neither a transform_graph nor a schema.
+    """
+    if spec is not None and spec.label is not None and not given:
+        raise RecipeError(
+            f"MetadataSpec(label={spec.label!r}) takes class names from transform_graph or schema, and TFLiteConverter "
+            "got neither. Pass transform_graph=transform.outputs['transform_graph'] or "
+            "schema=schema_gen.outputs['schema'], or give the names in MetadataSpec(labels=...)."
+        )
+
+
 def parse_batch_size(value: Any) -> BatchSize:
     """The component's batch size.
 
