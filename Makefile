@@ -26,6 +26,7 @@ LOCK := requirements/tfx-$(LANE).txt
 VENV := .venv$(if $(filter-out 1.16,$(LANE)),-$(LANE))
 PY := $(VENV)/bin/python
 UV := .tools/uv/bin/uv
+METADATA := .tools/metadata
 RUN := TF_CPP_MIN_LOG_LEVEL=3 $(PY) -W ignore::FutureWarning:google
 
 # The first interpreter of the wanted version among PATH, pyenv and uv. pyenv's shims exist for versions that are
@@ -47,7 +48,7 @@ endef
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-setup: $(VENV)/.complete ## create the environment from the hash-pinned lock
+setup: $(VENV)/.complete $(METADATA)/.complete ## create the environment from the hash-pinned lock
 
 # uv lives in an environment of its own, so that the project's environment is exactly its lock.
 $(UV): requirements/uv.txt
@@ -75,11 +76,21 @@ $(VENV)/.complete: $(LOCK) pyproject.toml requirements/build.txt requirements/co
 	$(UV) pip install --quiet --python $(PY) --no-deps --build-constraints requirements/build.txt --editable .; \
 	touch $@
 
+# MediaPipe's metadata writers contradict TFX's pins, so they have an environment of their own; tests look for it here.
+$(METADATA)/.complete: requirements/metadata.txt | $(UV)
+	@$(FIND_PYTHON); python=$$(find_python $(PYTHON_VERSION)); \
+	echo "Installing MediaPipe's metadata writers (about 60 MB, once) ..."; \
+	rm -rf $(METADATA); $(UV) venv --quiet --python "$$python" $(METADATA); \
+	$(UV) pip install --quiet --python $(METADATA) --require-hashes --no-deps --compile-bytecode \
+	  -r requirements/metadata.txt; \
+	touch $@
+
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links
 lock: $(UV) ## compile the hash-pinned locks of both lanes from pyproject.toml
 	$(COMPILE) --python-version 3.10 -o requirements/uv.txt requirements/uv.in
 	$(COMPILE) --python-version 3.10 -o requirements/build.txt requirements/build.in
 	$(COMPILE) --python-version 3.10 -o requirements/compiler.txt requirements/compiler.in
+	$(COMPILE) --python-version 3.10 --no-deps -o requirements/metadata.txt requirements/metadata.in
 	$(COMPILE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 --group dev -c requirements/lane-1.16.in -o requirements/tfx-1.16.txt pyproject.toml
 	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_39 --group dev -c requirements/lane-1.21.in -o requirements/tfx-1.21.txt pyproject.toml
 

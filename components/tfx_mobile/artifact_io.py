@@ -112,6 +112,11 @@ def split_files(examples: Iterable[Artifact], split: str, set_with: str, error: 
     return files
 
 
+def exists(artifact: Artifact, *path: str) -> bool:
+    """Whether there is such a file below an artifact's uri."""
+    return bool(fileio.exists(posixpath.join(artifact.uri, *path)))
+
+
 def read_bytes(artifact: Artifact, *path: str) -> bytes:
     """Content of a file below an artifact's uri."""
     with fileio.open(posixpath.join(artifact.uri, *path), "rb") as stream:

@@ -6,6 +6,7 @@
     │   ├── SignatureError            the model's signature cannot become a .tflite's inputs and outputs
     │   ├── UnsupportedOpsError       ops that TensorFlow Lite has no builtin kernel for
     │   ├── CalibrationError          calibration data is missing, too small or damaged
+    │   ├── MetadataError             the TFLite metadata that was asked for cannot be written
     │   └── ConverterCrashedError     the converter process died or ran out of time
     ├── EvaluationError               the evaluation cannot be carried out as configured
     │   └── EvalConfigError           the EvalConfig or another parameter makes no sense (also a ValueError)
@@ -45,6 +46,10 @@ class UnsupportedOpsError(ConversionError):
 
 class CalibrationError(ConversionError):
     """The representative dataset is missing, empty, misshapen or not finite."""
+
+
+class MetadataError(ConversionError):
+    """MediaPipe's metadata writers are missing, fail, or would damage the file."""
 
 
 class ConverterCrashedError(ConversionError):

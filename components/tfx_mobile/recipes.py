@@ -166,6 +166,8 @@ class MetadataSpec(_Frozen):
         version: The model's version.
         author: Who made it.
         labels: Names of the classes, in the order of the output.
+        label: Instead of `labels`: the feature with the class. Its names are taken from Transform's vocabulary of that
+            name, else from its string domain in the schema; name it only if the model's output has their order.
         mean: For an image input: what is subtracted from pixel values 0 to 255, one number or one per channel.
         std: For an image input: what the difference is divided by, one number or one per channel.
     """
@@ -175,8 +177,29 @@ class MetadataSpec(_Frozen):
     version: str | None = None
     author: str | None = None
     labels: tuple[str, ...] = ()
-    mean: tuple[float, ...] = ()
-    std: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    label: str | None = Field(default=None, min_length=1)
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        # labels.txt holds one per line.
+        for label in labels:
+            if not label.strip() or len(label.splitlines()) > 1:
+                raise ValueError(f"label {label!r} is not one line of text")
+        return labels
+
+    @model_validator(mode="after")
+    def _check_together(self) -> MetadataSpec:
+        if self.labels and self.label is not None:
+            raise ValueError("give either labels or label, the feature that they are derived from")
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean has {len(self.mean)} values and std {len(self.std)}; give both, one number each or one per "
+                "channel"
+            )
+        return self
 
 
 BUILTIN_RECIPES: Mapping[str, ConversionRecipe] = {

@@ -125,6 +125,7 @@ class ModelFileRecord(Record):
         select_tf_ops: Names of the TensorFlow (Flex) ops; these need a delegate most apps do not ship.
         custom_ops: Names of other custom ops.
         min_runtime_version: Oldest TensorFlow Lite that the converter says can run the file; None if unknown.
+        weight_bytes: Bytes of all constant tensors, by element type.
     """
 
     sha256: str = Field(pattern=SHA256_PATTERN)
@@ -135,6 +136,7 @@ class ModelFileRecord(Record):
     select_tf_ops: tuple[str, ...] = ()
     custom_ops: tuple[str, ...] = ()
     min_runtime_version: str | None = None
+    weight_bytes: dict[str, int] = Field(default_factory=dict)
 
     def signature(self, key: str | None = None) -> SignatureRecord:
         """The signature `key`, or the only one if `key` is None."""
@@ -273,6 +275,43 @@ class RepairRecord(Record):
 Calibrated = Literal["shared", "own"]
 
 
+class MetadataRecord(Record):
+    """The TFLite metadata in one file, or why it has none.
+
+    Attributes:
+        writer: Package and version that wrote it; None if nothing was written.
+        not_written: Why nothing was written; None if something was.
+        kind: `image_classifier` with labels or normalization for an image input, else `model`.
+        name: The model's name.
+        description: What it does.
+        version: The model's version.
+        author: Who made it.
+        num_labels: How many class names the file holds, in `labels.txt`.
+        labels_sha256: Of `labels.txt`; None without labels.
+        labels_from: What the names were taken from: `MetadataSpec`, a vocabulary or a domain; None without labels.
+        mean: Subtracted from pixel values 0 to 255.
+        std: What the difference is divided by.
+        raw_pixels: For a uint8 image input with normalization: whether a pixel written as it is means to the model
+            what the normalized pixel means, within one quantum. If not, MediaPipe and ML Kit feed the model wrongly.
+        notes: What is known but was left out, and why.
+    """
+
+    writer: str | None = None
+    not_written: str | None = None
+    kind: Literal["image_classifier", "model"] | None = None
+    name: str | None = None
+    description: str | None = None
+    version: str | None = None
+    author: str | None = None
+    num_labels: int = 0
+    labels_sha256: str | None = Field(default=None, pattern=SHA256_PATTERN)
+    labels_from: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    raw_pixels: bool | None = None
+    notes: tuple[str, ...] = ()
+
+
 class Variant(Record):
     """One recipe's result: either `path` and `file`, or `failure`.
 
@@ -286,6 +325,7 @@ class Variant(Record):
         calibrated: `shared`: made from the one calibration that the recipes of a batch size have in common. `own`: by
             TensorFlow's public converter, which calibrated for this recipe alone. None if it needs no calibration.
         repair: For `mixed_precision`: the search.
+        metadata: What the file says about itself; None if there is no file.
     """
 
     recipe: ConversionRecipe
@@ -296,6 +336,7 @@ class Variant(Record):
     findings: tuple[Finding, ...] = ()
     calibrated: Calibrated | None = None
     repair: RepairRecord | None = None
+    metadata: MetadataRecord | None = None
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from tfx_mobile.artifact_io import saved_model_sha256
 from tfx_mobile.errors import EvalConfigError, EvaluationError, TFXMobileError
 from tfx_mobile.quantization_evaluator.eval_config import to_json
 from tfx_mobile.records import BlessedModelRecord, EvaluationRecord, Failure, sha256_of
+from tfx_mobile.tflite_converter import int4
 
 ACCURACY, ENTROPY = "sparse_categorical_accuracy", "sparse_categorical_crossentropy"
 CRASHED = Failure(code="converter_crashed", message="The converter was killed by SIGABRT.", advice="Leave it out.")
@@ -113,6 +114,18 @@ def test_the_smallest_variant_that_passes_is_blessed(world, mixed):
     assert blessed.blessed
     assert blessed.variant.name == winner
     assert blessed.source.sha256 == world.sha256
+
+
+def test_int4_weights_are_judged_like_any_other(world, tmp_path):
+    files = {"float32": world.files["float32"], "int4": int4.quantize(world.files["float32"])}
+    outputs = world.run(tmp_path, files, evaluations.eval_config(floor=0.9, drop=0.05))
+    record = EvaluationRecord.read(Path(outputs["evaluation"].uri) / "record.json")
+    assert [(verdict.variant, verdict.passed) for verdict in record.verdicts] == [("float32", True), ("int4", True)]
+    # Judged by its own outputs, which are not the float model's.
+    baseline, _, weights = record.models
+    assert weights.model == "int4"
+    assert weights.slices[0].metrics[ENTROPY] != pytest.approx(baseline.slices[0].metrics[ENTROPY], rel=1e-3)
+    assert record.winner == "int4"
 
 
 def test_blessing_and_model_say_the_same_in_files_and_properties(world, mixed):

@@ -14,6 +14,7 @@ from tfx_mobile.records import (
     Failure,
     Finding,
     InputRange,
+    MetadataRecord,
     ModelFileRecord,
     OpRecord,
     ProfileResult,
@@ -40,6 +41,10 @@ VARIANT = Variant(
         signatures=(SignatureRecord(key="serving_default", inputs=(X,), outputs=(X,)),),
         ops=(OpRecord(name="ADD", version=1, count=2, float_count=2),),
         min_runtime_version="1.14.0",
+        weight_bytes={"float32": 16},
+    ),
+    metadata=MetadataRecord(
+        writer="mediapipe 0.10.21", kind="model", num_labels=4, labels_sha256=SHA, labels_from="MetadataSpec"
     ),
     profiles=(
         ProfileResult(

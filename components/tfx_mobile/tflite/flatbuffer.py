@@ -63,6 +63,33 @@ def describe(model: Any, data: bytes) -> ModelFileRecord:
         select_tf_ops=tuple(op.name for op in ops if op.name.startswith("Flex")),
         custom_ops=tuple(op.name for op in ops if op.name not in _KNOWN_NAMES and not op.name.startswith("Flex")),
         min_runtime_version=_min_runtime_version(model),
+        weight_bytes=_weight_bytes(model, data),
+    )
+
+
+def first_subgraph(data: bytes) -> SignatureRecord:
+    """Inputs and outputs of the first subgraph in the file's own order, by their names in the signature.
+
+    TFLite metadata describes this subgraph, by position. A tensor that no signature names keeps its own name.
+
+    Args:
+        data: The file's bytes.
+
+    Raises:
+        ModelFileError: The bytes are not a well-formed `.tflite` file.
+    """
+    model = read_model(data)
+    subgraph = model.subgraphs[0]
+    key, names = "", {index: text(tensor.name) for index, tensor in enumerate(subgraph.tensors or [])}
+    for signature in model.signatureDefs or []:
+        if signature.subgraphIndex == 0:
+            key = text(signature.signatureKey)
+            maps = [*(signature.inputs or []), *(signature.outputs or [])]
+            names.update((tensor_map.tensorIndex, text(tensor_map.name)) for tensor_map in maps)
+    return SignatureRecord(
+        key=key,
+        inputs=tuple(_tensor_record(names[index], subgraph.tensors[index]) for index in _list(subgraph.inputs)),
+        outputs=tuple(_tensor_record(names[index], subgraph.tensors[index]) for index in _list(subgraph.outputs)),
     )
 
 
@@ -164,7 +191,7 @@ def _check_indices(model: Any, data: bytes) -> None:
 
 
 _ITEM_BITS = {
-    "float32": 32, "float16": 16, "float64": 64, "int8": 8, "uint8": 8, "int16": 16, "uint16": 16,
+    "float32": 32, "float16": 16, "float64": 64, "int4": 4, "int8": 8, "uint8": 8, "int16": 16, "uint16": 16,
     "int32": 32, "uint32": 32, "int64": 64, "uint64": 64, "bool": 8,
 }  # fmt: skip
 
@@ -178,7 +205,8 @@ def _check_tensor(tensor: Any, data: npt.NDArray[np.uint8]) -> None:
         raise ModelFileError(f"Corrupt .tflite file: a tensor has shape {shape}.")
     name = type_name(tensor.type)
     if len(data) and tensor.sparsity is None and name in _ITEM_BITS:
-        expected = math.prod(shape) * _ITEM_BITS[name] // 8
+        # Two int4 elements share a byte, over the whole tensor and not row by row; the last byte may be half used.
+        expected = -(-math.prod(shape) * _ITEM_BITS[name] // 8)
         if len(data) != expected:
             raise ModelFileError(
                 f"Corrupt .tflite file: a {name} tensor of shape {shape} needs {expected} bytes and has {len(data)}."
@@ -199,6 +227,17 @@ def _operators(model: Any) -> tuple[OpRecord, ...]:
         OpRecord(name=name, version=version, count=count, float_count=floats)
         for (name, version), (count, floats) in sorted(counts.items())
     )
+
+
+def _weight_bytes(model: Any, data: bytes) -> dict[str, int]:
+    # A buffer that several tensors share is in the file once.
+    dtypes = {
+        tensor.buffer: type_name(tensor.type) for subgraph in model.subgraphs for tensor in subgraph.tensors or []
+    }
+    sizes: dict[str, int] = defaultdict(int)
+    for index, dtype in dtypes.items():
+        sizes[dtype] += len(buffer_bytes(model.buffers[index], data))
+    return {dtype: size for dtype, size in sorted(sizes.items()) if size}
 
 
 def _signatures(model: Any) -> tuple[SignatureRecord, ...]:

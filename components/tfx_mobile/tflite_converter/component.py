@@ -94,8 +94,8 @@ class TFLiteConverter(BaseComponent):
                 dimension, such as `{"image": [224, 224, 3]}`; None leaves them open. A RuntimeParameter holds its JSON.
             allow_select_tf_ops: Let ops without a builtin kernel stay TensorFlow ops; the manifest names them. Apps
                 then need the Flex delegate. A RuntimeParameter is 0 or 1.
-            metadata: What to write into each file about itself; None for what the schema and the trainer tell. A
-                RuntimeParameter holds its JSON.
+            metadata: What to write into each file about itself; None for its origin, and for class names that
+                Transform's vocabulary tells. A RuntimeParameter holds its JSON.
             profiles: Compatibility profiles to check each file against: `litert` (or `litert>=2.14.0`), `mlkit_image`,
                 `mediapipe_image_classifier`, `litert_js`, `no_select_ops`; None for all. What they say is recorded and
                 fails nothing. A RuntimeParameter holds a JSON list.
@@ -127,6 +127,7 @@ class TFLiteConverter(BaseComponent):
         if not isinstance(allow_select_tf_ops, RuntimeParameter):
             allow_select_tf_ops = int(executor.parse_flag("allow_select_tf_ops", allow_select_tf_ops))
         if not isinstance(metadata, RuntimeParameter):
+            executor.check_names_given(metadata, transform_graph is not None or schema is not None)
             metadata = canonical_json((metadata or MetadataSpec()).model_dump(mode="json")).decode()
         if not isinstance(profiles, RuntimeParameter):
             profiles = canonical_json(executor.parse_profiles(profiles)).decode()

@@ -16,8 +16,10 @@ from typing import Any, cast
 from tfx_mobile import child_process, errors
 from tfx_mobile.recipes import ConversionRecipe
 from tfx_mobile.records import CalibrationRecord, Failure, SignatureRecord, Variant
+from tfx_mobile.tflite import metadata as tflite_metadata
 from tfx_mobile.tflite.audit import audit
 from tfx_mobile.tflite.flatbuffer import describe, read_model
+from tfx_mobile.tflite.metadata import Metadata
 from tfx_mobile.tflite.metadata_reader import read_metadata
 from tfx_mobile.tflite.preflight import preflight
 from tfx_mobile.tflite.profiles import check_profiles
@@ -50,19 +52,23 @@ class Conversion:
     files: dict[str, Path]
 
 
-def convert(job: Job, *, deadline_seconds: float, max_parallel: int = 1) -> Conversion:
+def convert(
+    job: Job, *, deadline_seconds: float, metadata: Metadata | None = None, max_parallel: int = 1
+) -> Conversion:
     """Converts a SavedModel by every recipe of a job.
 
     Args:
         job: What to convert, and how. Its work directory must exist and be empty.
         deadline_seconds: Longest time for one recipe, for one trial of `mixed_precision`, and for one step of the
             preparation before; wall time.
+        metadata: What every variant says about itself; None to write nothing.
         max_parallel: How many children may convert at once.
 
     Returns:
         One variant per recipe; a recipe that failed says why.
 
     Raises:
+        RecipeError: The metadata does not fit the model's inputs and outputs.
         SignatureError: The signature does not exist or cannot become a `.tflite`'s inputs and outputs.
         CalibrationError: The calibration examples are missing or damaged.
         ConverterCrashedError: The child died before it came to the first recipe.
@@ -70,7 +76,7 @@ def convert(job: Job, *, deadline_seconds: float, max_parallel: int = 1) -> Conv
     """
     recipes = tuple(_with_batch_size(recipe, job) for recipe in job.recipes)
     job = job.model_copy(update={"recipes": recipes})
-    outcome = _run_children(job, deadline_seconds, max_parallel)
+    outcome = _run_children(job, deadline_seconds, metadata, max_parallel)
     # A child that ended without an error has prepared, and so did one whose death cost a recipe.
     prepared = cast(Prepared, outcome.prepared)
     variants, files = [], {}
@@ -80,7 +86,7 @@ def convert(job: Job, *, deadline_seconds: float, max_parallel: int = 1) -> Conv
         failure = outcome.problems.get(recipe.name)
         if failure is None:
             path = Path(job.work_dir) / recipe.name / MODEL_FILE
-            variant = _check(resolved, path, source.signature, job.profiles, deadline_seconds)
+            variant = _check(resolved, path, source.signature, job.profiles, metadata, deadline_seconds)
             variant = Variant.model_validate({**variant.model_dump(), **outcome.made[recipe.name]})
             if variant.failure is None:
                 files[recipe.name] = path
@@ -116,7 +122,7 @@ class _Outcome:
     made: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def _run_children(job: Job, deadline_seconds: float, max_parallel: int) -> _Outcome:
+def _run_children(job: Job, deadline_seconds: float, metadata: Metadata | None, max_parallel: int) -> _Outcome:
     """Runs children until every recipe has a file or a failure.
 
     The first child prepares; only then the others start. If anything goes wrong that concerns all recipes, or the
@@ -127,12 +133,18 @@ def _run_children(job: Job, deadline_seconds: float, max_parallel: int) -> _Outc
     stop = os.fdopen(write_fd, "wb", buffering=0)
     with ThreadPoolExecutor(max(1, len(others))) as pool, os.fdopen(read_fd, "rb", buffering=0) as stopped, stop:
 
-        def run(lane: Sequence[str], prepared: Callable[[], None] | None = None) -> _Outcome:
+        def run(lane: Sequence[str], prepared: Callable[[Prepared], None] | None = None) -> _Outcome:
             return _run_lane(job, lane, deadline_seconds, stopped.fileno(), prepared)
 
         running: list[Future[_Outcome]] = []
+
+        def start_others(prepared: Prepared) -> None:
+            if metadata is not None:
+                tflite_metadata.check(metadata, prepared.source(job.recipes[0]).signature)
+            running.extend(pool.submit(run, lane) for lane in others)
+
         try:
-            outcome = run(first, lambda: running.extend(pool.submit(run, lane) for lane in others))
+            outcome = run(first, start_others)
             for future in running:
                 other = future.result()
                 outcome.problems.update(other.problems)
@@ -159,7 +171,7 @@ def _lanes(recipes: Sequence[ConversionRecipe], max_parallel: int) -> list[list[
 
 
 def _run_lane(
-    job: Job, lane: Sequence[str], deadline_seconds: float, stop: int, on_prepared: Callable[[], None] | None
+    job: Job, lane: Sequence[str], deadline_seconds: float, stop: int, on_prepared: Callable[[Prepared], None] | None
 ) -> _Outcome:
     """Runs one child after another until each of some recipes has a file or a failure."""
     outcome = _Outcome()
@@ -181,7 +193,7 @@ def _run_lane(
                     case "prepared":
                         outcome.prepared = Prepared.model_validate(event["prepared"])
                         if on_prepared is not None:
-                            on_prepared()
+                            on_prepared(outcome.prepared)
                             on_prepared = None
                     case "failed":
                         outcome.problems[waiting.pop(0)] = Failure.model_validate(event["failure"])
@@ -205,12 +217,20 @@ def _check(
     path: Path,
     expected: SignatureRecord,
     profiles: tuple[str, ...] | None,
+    metadata: Metadata | None,
     deadline_seconds: float,
 ) -> Variant:
-    """Inspects a converted file by the recipe's rules, then loads and runs it once in a child process."""
-    data = path.read_bytes()
+    """Writes a converted file's metadata, inspects it by the recipe's rules, and runs it once in a child process."""
+    described = None
     try:
+        # Metadata changes the bytes, so it comes before the hash and before everything that is checked.
+        if metadata is not None:
+            origin = {"recipe": recipe.model_dump(mode="json"), "signature": expected.key}
+            described = tflite_metadata.write(path, metadata, origin, deadline_seconds)
+        data = path.read_bytes()
         model = read_model(data)
+    except errors.MetadataError as error:
+        return Variant(recipe=recipe, failure=failures.metadata(str(error)))
     except errors.ModelFileError as error:
         return Variant(recipe=recipe, failure=failures.inspection(str(error)))
     file = describe(model, data)
@@ -221,6 +241,7 @@ def _check(
     return Variant(
         recipe=recipe,
         file=file,
+        metadata=described,
         profiles=check_profiles(model, file, read_metadata(model, data), profiles),
         findings=audit(model, data),
     )

@@ -7,7 +7,7 @@ import posixpath
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 from tfx.dsl.components.base.base_executor import BaseExecutor
@@ -15,10 +15,13 @@ from tfx.types.artifact import Artifact
 from tfx.utils import io_utils
 
 from tfx_mobile import artifact_io, artifacts
-from tfx_mobile.errors import CalibrationError, ConversionError, RecipeError
+from tfx_mobile.errors import CalibrationError, ConversionError, MetadataError, RecipeError
 from tfx_mobile.recipes import BatchSize, CalibrationSpec, ConversionRecipe, MetadataSpec, resolve_recipes
 from tfx_mobile.records import SourceModelRecord, VariantManifest, canonical_json
+from tfx_mobile.tflite import metadata as tflite_metadata
 from tfx_mobile.tflite import profiles as compatibility
+from tfx_mobile.tflite.metadata import Metadata
+from tfx_mobile.tflite_converter import int4, label_names
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
 from tfx_mobile.tflite_converter.worker import Job
 
@@ -27,6 +30,8 @@ _RECIPES_EXAMPLE = '["float32", "full_integer"]'
 _INPUT_SHAPES_EXAMPLE = '{"image": [224, 224, 3]}'
 _METADATA_EXAMPLE = '{"labels": ["cat", "dog"]}'
 _PROFILES_EXAMPLE = '["litert"]'
+_SCHEMA_FILE = "schema.pbtxt"
+_ASSETS = ("transform_fn", "assets")
 _CALIBRATION_EXAMPLE = '{"split": "train", "num_samples": 200}'
 
 
@@ -46,6 +51,20 @@ def check_examples_given(recipes: Sequence[ConversionRecipe], given: bool) -> No
         raise RecipeError(
             f"The recipes {', '.join(calibrating)} calibrate, but TFLiteConverter got no examples. Pass "
             "examples=example_gen.outputs['examples'], or use recipes that need none: float32, float16, dynamic_range."
+        )
+
+
+def check_names_given(spec: MetadataSpec | None, given: bool) -> None:
+    """Class names that are to be derived need something to be derived from.
+
+    Raises:
+        RecipeError: There is neither a transform_graph nor a schema.
+    """
+    if spec is not None and spec.label is not None and not given:
+        raise RecipeError(
+            f"MetadataSpec(label={spec.label!r}) takes class names from transform_graph or schema, and TFLiteConverter "
+            "got neither. Pass transform_graph=transform.outputs['transform_graph'] or "
+            "schema=schema_gen.outputs['schema'], or give the names in MetadataSpec(labels=...)."
         )
 
 
@@ -163,8 +182,8 @@ class Executor(BaseExecutor):
         """Converts the model and fills the `variants` artifact; nothing is written there before all is known.
 
         Args:
-            input_dict: `model`, and `examples` if a recipe calibrates, optionally with `transform_graph` and
-                `schema`; other keys are ignored.
+            input_dict: `model`, `examples` if a recipe calibrates, optionally `transform_graph` and `schema`; other
+                keys are ignored.
             output_dict: `variants`.
             exec_properties: The component's parameters; `recipes` and `calibration` as JSON or as what it stands for.
 
@@ -172,6 +191,7 @@ class Executor(BaseExecutor):
             RecipeError: A parameter is not valid.
             SignatureError: The signature cannot be converted at all.
             CalibrationError: The calibration examples are missing or damaged.
+            MetadataError: Metadata is asked for, but MediaPipe's writers are not there.
             ConversionError: There is no SavedModel, or every recipe failed.
         """
         recipes = resolve_recipes(
@@ -187,7 +207,7 @@ class Executor(BaseExecutor):
             )
         )
         allow_select_tf_ops = parse_flag("allow_select_tf_ops", exec_properties.get("allow_select_tf_ops") or 0)
-        metadata = MetadataSpec(
+        metadata_spec = MetadataSpec(
             **artifact_io.from_json(exec_properties.get("metadata") or {}, "metadata", _METADATA_EXAMPLE, RecipeError)
         )
         profiles = parse_profiles(
@@ -209,8 +229,16 @@ class Executor(BaseExecutor):
                 examples, spec.split, "CalibrationSpec(split=...)", CalibrationError
             )
             evaluation_files, not_compared = _evaluation_files(examples, spec)
+        labels = _label_names(metadata_spec, spec, input_dict)
+        writer, not_written = tflite_metadata.find_writer()
+        if writer is None and tflite_metadata.is_requested(metadata_spec):
+            raise MetadataError(
+                f"MetadataSpec asks for TFLite metadata, which cannot be written here. {not_written} "
+                f"{tflite_metadata.HOW_TO_INSTALL}"
+            )
         with tempfile.TemporaryDirectory(prefix="tfx-mobile-") as temp:
             saved_model = _local_copy(saved_model_uri, Path(temp) / "saved_model")
+            source_sha256 = artifact_io.saved_model_sha256(saved_model)
             work_dir = Path(temp) / "work"
             work_dir.mkdir()
             job = Job(
@@ -229,12 +257,21 @@ class Executor(BaseExecutor):
                 work_dir=str(work_dir),
                 profiles=tuple(profiles),
             )
-            conversion = convert(job, deadline_seconds=deadline_seconds, max_parallel=max_parallel)
+            metadata = Metadata(
+                spec=metadata_spec,
+                writer=writer,
+                not_written=not_written or None,
+                labels=labels.names,
+                labels_from=labels.origin,
+                provenance={"source_sha256": source_sha256, "versions": versions()},
+                notes=labels.notes,
+            )
+            conversion = convert(job, deadline_seconds=deadline_seconds, metadata=metadata, max_parallel=max_parallel)
             for finding in conversion.calibration.findings if conversion.calibration else ():
                 logging.warning("TFLiteConverter, calibration: %s", finding.message)
             _require_one(conversion)
             source = SourceModelRecord(
-                sha256=artifact_io.saved_model_sha256(saved_model),
+                sha256=source_sha256,
                 uri=model.uri,
                 signature=signature_name,
                 parses_examples=conversion.parses_examples,
@@ -243,6 +280,46 @@ class Executor(BaseExecutor):
                 outputs=conversion.signature.outputs,
             )
             _write(variants, conversion, source, batch_size)
+
+
+class _Labels(NamedTuple):
+    names: tuple[str, ...] = ()
+    origin: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _label_names(
+    spec: MetadataSpec, calibration: CalibrationSpec, input_dict: Mapping[str, Sequence[Artifact]]
+) -> _Labels:
+    """Class names that the artifacts know, if the author did not give them.
+
+    Transform's vocabulary numbers them, so it is used for any feature named as the label. A domain of the schema is a
+    list without numbers: only an author can know that the model follows it.
+    """
+    feature = spec.label or calibration.label
+    if spec.labels or feature is None:
+        return _Labels()
+    for graph in input_dict.get("transform_graph") or []:
+        if artifact_io.exists(graph, *_ASSETS, feature):
+            names = label_names.from_vocabulary(artifact_io.read_bytes(graph, *_ASSETS, feature))
+            return _Labels(MetadataSpec(labels=names).labels, f"Transform's vocabulary {feature!r}")
+    for schema in input_dict.get("schema") or []:
+        if names := label_names.from_schema(artifact_io.read_bytes(schema, _SCHEMA_FILE), feature):
+            origin = f"the schema's domain of {feature!r}"
+            if spec.label:
+                return _Labels(MetadataSpec(labels=names).labels, origin)
+            note = (
+                f"Class names from {origin} are left out: the model need not number them in this order. If it does, "
+                f"set MetadataSpec(label={feature!r})."
+            )
+            return _Labels(notes=(note,))
+    if spec.label:
+        raise RecipeError(
+            f"MetadataSpec(label={feature!r}) asks for class names, but there is no vocabulary {feature!r} in "
+            "transform_graph and no string domain of that feature in schema. Pass one of these inputs to "
+            "TFLiteConverter, or give the names in MetadataSpec(labels=...)."
+        )
+    return _Labels()
 
 
 def _local_copy(uri: str, directory: Path) -> str:
@@ -288,6 +365,10 @@ def _require_one(conversion: Conversion) -> None:
     raise ConversionError(f"None of the {len(failed)} recipes could be converted:\n{listed}")
 
 
+def _made_int4(conversion: Conversion) -> bool:
+    return any(v.recipe.quantization == "int4" and v.file is not None for v in conversion.variants)
+
+
 def _write(artifact: Artifact, conversion: Conversion, source: SourceModelRecord, batch_size: BatchSize) -> None:
     """Writes the artifact; the manifest last, so that an artifact with a manifest is complete."""
     variants = []
@@ -303,7 +384,7 @@ def _write(artifact: Artifact, conversion: Conversion, source: SourceModelRecord
         source=source,
         batch_size=batch_size,
         calibration=conversion.calibration,
-        versions=versions(),
+        versions=versions() | ({int4.PACKAGE: int4.VERSION} if _made_int4(conversion) else {}),
         variants=tuple(variants),
     )
     artifact_io.write_bytes(artifact, artifacts.MANIFEST_FILE, manifest.to_json())

@@ -19,6 +19,9 @@ INSPECTION_FAILED = "inspection_failed"
 UNKNOWN_LAYERS = "unknown_layers"
 LABEL_UNUSABLE = "label_unusable"
 
+MISSING_EXTRA = "missing_extra"
+METADATA_FAILED = "metadata_failed"
+
 _MESSAGE_LENGTH = 600
 # TensorFlow's log lines begin with times and process ids; what follows these words is stable.
 _CAUSE = re.compile(r"(?:LLVM ERROR|error|Check failed|Fatal Python error): .*")
@@ -27,7 +30,7 @@ _NOT_INTEGER = re.compile(r"Quantization(?: to 16x8-bit)? not yet supported for 
 
 
 class RecipeFailed(Exception):
-    """A recipe cannot be carried out, for a reason that is known.
+    """A recipe cannot be carried out, for a reason that is known; costs this recipe only.
 
     Attributes:
         failure: The reason.
@@ -127,4 +130,14 @@ def label_unusable(outputs: dict[str, list[int]]) -> Failure:
         code=LABEL_UNUSABLE,
         message=f"RepairSpec.label needs a model with one float output [batch, classes]; this one has {outputs}.",
         advice="Leave RepairSpec.label out, so that agreement with the float model is measured.",
+    )
+
+
+def metadata(message: str) -> Failure:
+    """The metadata that was asked for could not be written into the file."""
+    return Failure(
+        code=METADATA_FAILED,
+        message=message,
+        advice="Correct what the message names in MetadataSpec or in the environment of the metadata writers, or leave "
+        "MetadataSpec out.",
     )

@@ -43,6 +43,12 @@ def inspect(recipe: ConversionRecipe, file: ModelFileRecord, expected: Signature
         return failures.inspection(f"Integer-only was asked for, but these ops compute in float: {_names(floats)}.")
     if recipe.calibrates and not any(_is_integer_arithmetic(op) for op in file.ops):
         return failures.inspection(f"Nothing in the file computes in integers; its ops are {_names(file.ops)}.")
+    if recipe.quantization == "int4" and not file.weight_bytes.get("int4"):
+        weights = ", ".join(f"{dtype} ({size} bytes)" for dtype, size in file.weight_bytes.items()) or "none"
+        return failures.inspection(
+            f"No weight in the file is int4; its constants are {weights}, its ops {_names(file.ops)}. Only the weights "
+            "of CONV_2D, FULLY_CONNECTED and the like can be int4."
+        )
     return None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tfx_mobile.recipes import ConversionRecipe
 from tfx_mobile.records import Calibrated, RepairRecord
-from tfx_mobile.tflite_converter import failures, float_layers, quantize, repair
+from tfx_mobile.tflite_converter import failures, float_layers, int4, quantize, repair
 from tfx_mobile.tflite_converter.shared_calibration import CannotShareError, SharedCalibration
 
 
@@ -92,6 +92,8 @@ class RecipeRunner:
     def _from_shared(self, shared: SharedCalibration, recipe: ConversionRecipe) -> Made:
         if recipe.quantization == "none":
             return Made(shared.float32())
+        if recipe.quantization == "int4":
+            return Made(int4.quantize(shared.float32()))
         if not recipe.calibrates:
             return self._alone(recipe)
         if recipe.quantization == "mixed_precision":
@@ -118,6 +120,8 @@ class RecipeRunner:
 
             data, record = repair.repair(recipe, self._float32(), make, self._ranking(recipe), self._progress)
             return Made(data, "own", record)
+        if recipe.quantization == "int4":
+            return Made(int4.quantize(self._float32()))
         if recipe.float_layers:
             _check_names(recipe, self._float32())
         return Made(self._public(recipe), "own" if recipe.calibrates else None)
