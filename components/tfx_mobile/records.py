@@ -113,6 +113,26 @@ class SignatureRecord(Record):
     outputs: tuple[TensorRecord, ...]
 
 
+class WeightsRecord(Record):
+    """How compressible the weights of a file are: the constant tensors of two dimensions or more, biases left out.
+
+    Attributes:
+        num_elements: How many weights there are.
+        num_zeros: How many of them are zero, which is what pruning makes.
+        max_distinct_values: Largest number of distinct stored values in one tensor, which is what clustering makes
+            small; None above 256, where nothing is clustered.
+    """
+
+    num_elements: int
+    num_zeros: int
+    max_distinct_values: int | None
+
+    @property
+    def share_of_zeros(self) -> float:
+        """Zeros among the weights, 0 to 1."""
+        return self.num_zeros / self.num_elements if self.num_elements else 0.0
+
+
 class ModelFileRecord(Record):
     """What is known of one `.tflite` file without running it.
 
@@ -125,6 +145,7 @@ class ModelFileRecord(Record):
         select_tf_ops: Names of the TensorFlow (Flex) ops; these need a delegate most apps do not ship.
         custom_ops: Names of other custom ops.
         min_runtime_version: Oldest TensorFlow Lite that the converter says can run the file; None if unknown.
+        weights: How compressible the weights are; None in records of older versions.
     """
 
     sha256: str = Field(pattern=SHA256_PATTERN)
@@ -135,6 +156,7 @@ class ModelFileRecord(Record):
     select_tf_ops: tuple[str, ...] = ()
     custom_ops: tuple[str, ...] = ()
     min_runtime_version: str | None = None
+    weights: WeightsRecord | None = None
 
     def signature(self, key: str | None = None) -> SignatureRecord:
         """The signature `key`, or the only one if `key` is None."""
@@ -171,12 +193,15 @@ class Variant(Record):
         path: Path of the file below the artifact's uri, `<recipe name>/model.tflite`.
         file: Facts of the file.
         failure: Why there is no file.
+        ranges_from: Where the ranges of integer activations come from: a representative dataset, or
+            quantization-aware training. None if activations are not integers, or there is no file.
     """
 
     recipe: ConversionRecipe
     path: str | None = None
     file: ModelFileRecord | None = None
     failure: Failure | None = None
+    ranges_from: Literal["calibration", "training"] | None = None
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfx_mobile.errors import ModelFileError
 from tfx_mobile.records import ModelFileRecord, OpRecord, SignatureRecord, TensorRecord, sha256_of
+from tfx_mobile.tflite import weights
 
 _IDENTIFIER = b"TFL3"
 _OP_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
@@ -48,6 +49,7 @@ def inspect_model(data: bytes) -> ModelFileRecord:
         select_tf_ops=tuple(op.name for op in ops if op.name.startswith("Flex")),
         custom_ops=tuple(op.name for op in ops if op.name not in _KNOWN_NAMES and not op.name.startswith("Flex")),
         min_runtime_version=_min_runtime_version(model),
+        weights=weights.describe(model),
     )
 
 

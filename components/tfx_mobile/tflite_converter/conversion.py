@@ -34,6 +34,8 @@ class Conversion:
         calibration: The representative dataset; None if no recipe calibrates.
         variants: One per recipe, in order.
         files: Local path of each converted variant, by name.
+        twin: The signature of the quantization-aware twin; None if there is none.
+        twin_parses_examples: Whether that signature takes serialized tf.Examples.
     """
 
     route: Route
@@ -42,6 +44,8 @@ class Conversion:
     calibration: CalibrationRecord | None
     variants: tuple[Variant, ...]
     files: dict[str, Path]
+    twin: SignatureRecord | None = None
+    twin_parses_examples: bool = False
 
 
 def convert(job: Job, *, deadline_seconds: float) -> Conversion:
@@ -55,10 +59,12 @@ def convert(job: Job, *, deadline_seconds: float) -> Conversion:
         One variant per recipe; a recipe that failed says why.
 
     Raises:
-        SignatureError: The signature does not exist or cannot become a `.tflite`'s inputs and outputs.
+        SignatureError: The signature does not exist, cannot become a `.tflite`'s inputs and outputs, or is another in
+            `qat_saved_model`.
         CalibrationError: The calibration examples are missing or damaged.
         ConverterCrashedError: The child died before it came to the first recipe.
-        ConversionError: The SavedModel cannot be loaded.
+        RecipeError: A recipe calibrates and there are no examples.
+        ConversionError: The SavedModel cannot be loaded, or `qat_saved_model` was not trained quantization-aware.
     """
     recipes = tuple(_with_batch_size(recipe, job) for recipe in job.recipes)
     job = job.model_copy(update={"recipes": recipes})
@@ -72,6 +78,7 @@ def convert(job: Job, *, deadline_seconds: float) -> Conversion:
             path = Path(job.work_dir) / recipe.name / MODEL_FILE
             variant = _check(resolved, path, source.signature, deadline_seconds)
             if variant.failure is None:
+                variant = variant.model_copy(update={"ranges_from": prepared.ranges_from(recipe)})
                 files[recipe.name] = path
         else:
             variant = Variant(recipe=resolved, failure=failure)
@@ -83,6 +90,8 @@ def convert(job: Job, *, deadline_seconds: float) -> Conversion:
         calibration=prepared.calibration,
         variants=tuple(variants),
         files=files,
+        twin=prepared.twin,
+        twin_parses_examples=prepared.twin_parses_examples,
     )
 
 
