@@ -54,6 +54,8 @@ def quantization_aware(model: Any, images: npt.NDArray[np.float32]) -> Any:
     """`quantize_model` of a `twin`, with ranges from `images` [rows, 16]."""
     import tf_keras
 
+    # Keras numbers names that were used before in this process.
+    tf_keras.backend.clear_session()
     with optimization_toolkit() as tfmot:
         aware = tfmot.quantization.keras.quantize_model(model)
     probabilities = model.get_layer(models.OUTPUT)

@@ -27,7 +27,7 @@ QAT = ("qat_full_integer", "qat_integer_only_int8")
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child's work is done here: nothing in these models aborts, and a child each would cost a TensorFlow import."""
+    """The child's work is done here: nothing in these models aborts, and a child each costs a TensorFlow import."""
 
     def run_here(function: str, request: dict[str, Any], **_: Any) -> Iterator[dict[str, Any]]:
         module, name = function.split(":")

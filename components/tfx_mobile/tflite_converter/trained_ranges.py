@@ -32,6 +32,7 @@ _SAME_VALUES = {"Identity", "Reshape", "ExpandDims", "Squeeze", "Snapshot", "Sto
 _JOINS = {"ConcatV2", "Pack"}
 _READS_NO_VALUES = {"Shape", "Rank", "Size"}
 _BINARY = {"Mul", "RealDiv", "Add", "AddV2", "Sub"}
+_SELECTS = {"Select", "SelectV2"}
 
 
 def bits(graph_def: Any) -> frozenset[int]:
@@ -160,7 +161,7 @@ def _range_of(name: str, nodes: dict[str, Any], readers: dict[str, list[Any]], f
         return found[name]
     bounds: list[float] = [0.0]  # an integer scale must be able to say zero
     for reader in readers.get(name, ()):
-        if reader.op in _READS_NO_VALUES:
+        if reader.op in _READS_NO_VALUES or _never_selects(reader, name, nodes):
             continue
         bounds += _before(reader, name, nodes, readers, found)
     if len(bounds) == 1:
@@ -181,6 +182,8 @@ def _before(
     sources = [_source(text) for text in node.input if not text.startswith("^")]
     if (node.op in _SAME_VALUES and sources[0] == source) or node.op in _JOINS:
         return _range_of(node.name, nodes, readers, found)
+    if node.op in _SELECTS and sources[0] != source and _value(sources[0], nodes) is not None:
+        return _range_of(node.name, nodes, readers, found)
     if node.op in _BINARY and sources.count(source) == 1:
         first = sources[0] == source
         constant = _value(sources[1 if first else 0], nodes)
@@ -190,6 +193,17 @@ def _before(
             if np.isfinite(ends).all():
                 return float(ends.min()), float(ends.max())
     raise _BlockedError(f"{node.name} ({node.op})")
+
+
+def _never_selects(node: Any, source: str, nodes: dict[str, Any]) -> bool:
+    """Whether `node` is a choice that is made already, and not for `source`: Transform's guards for constant data."""
+    if node.op not in _SELECTS:
+        return False
+    condition, *choices = (_source(text) for text in node.input if not text.startswith("^"))
+    value = _value(condition, nodes)
+    if value is None or condition == source or value.min() != value.max():
+        return False
+    return choices[0 if value.min() else 1] != source
 
 
 def _invert(op: str, first: bool, outcome: npt.NDArray[Any], constant: npt.NDArray[Any]) -> npt.NDArray[Any]:
