@@ -17,6 +17,7 @@ from tfx_mobile.records import (
     TensorRecord,
     Variant,
     VariantManifest,
+    WeightsRecord,
     canonical_json,
 )
 
@@ -33,6 +34,7 @@ VARIANT = Variant(
         signatures=(SignatureRecord(key="serving_default", inputs=(X,), outputs=(X,)),),
         ops=(OpRecord(name="ADD", version=1, count=2, float_count=2),),
         min_runtime_version="1.14.0",
+        weights=WeightsRecord(num_elements=4, num_zeros=3, max_distinct_values=2),
     ),
 )
 FAILED = Variant(
@@ -74,11 +76,12 @@ GOLDEN = (
     '{"failure":null,"file":{"custom_ops":[],"gzip_bytes":9,"min_runtime_version":"1.14.0",'
     '"ops":[{"count":2,"float_count":2,"name":"ADD","version":1}],"select_tf_ops":[],'
     f'"sha256":"{SHA}","signatures":[{{"inputs":[{TENSOR_JSON}],"key":"serving_default","outputs":[{TENSOR_JSON}]}}],'
-    '"size_bytes":10},"path":"float32/model.tflite",'
+    '"size_bytes":10,"weights":{"max_distinct_values":2,"num_elements":4,"num_zeros":3}},'
+    '"path":"float32/model.tflite","ranges_from":null,'
     '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"float32","quantization":"none",'
     '"quantization_aware":false,"repair":null,"schema_version":2}},'
     '{"failure":{"advice":"export again","code":"converter_crashed","message":"killed by SIGABRT"},"file":null,'
-    '"path":null,'
+    '"path":null,"ranges_from":null,'
     '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"int16x8","quantization":"int16x8",'
     '"quantization_aware":false,"repair":null,"schema_version":2}}],'
     '"versions":{"tfx-mobile":"0.1.0"}}'

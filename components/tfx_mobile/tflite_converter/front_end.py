@@ -166,7 +166,7 @@ class FrozenSignature:
 
     def resign(
         self, directory: str | Path, batch_size: BatchSize, form: trained_ranges.Form = "float"
-    ) -> tuple[SignatureRecord, dict[str, str]]:
+    ) -> SignatureRecord:
         """Saves the frozen graph as a SavedModel whose one signature has the wanted batch size.
 
         Args:
@@ -175,11 +175,11 @@ class FrozenSignature:
             form: What becomes of the ranges that quantization-aware training left in the graph.
 
         Returns:
-            The new signature, inputs and outputs with their static shapes; and for `trained_inputs` the inputs that
-            stayed without a range, each with the op that is in the way.
+            The new signature: inputs and outputs with their static shapes.
 
         Raises:
             SignatureError: The signature was saved with another, fixed batch size.
+            NoTrainedRangeError: For `trained_inputs`: an input has no range, and none follows from training.
         """
         with tf.Graph().as_default() as graph:
             inputs = {
@@ -196,18 +196,15 @@ class FrozenSignature:
             )
             outputs = dict(zip(self._outputs, fetched, strict=True))
         graph_def = _fold_constants(graph, inputs, outputs)
-        without_range: dict[str, str] = {}
         if form == "trained_inputs":
-            names = {tensor.op.name: name for name, tensor in inputs.items() if tensor.dtype == tf.float32}
-            graph_def, blocked = trained_ranges.extend_to_inputs(graph_def, names)
-            without_range = {names[node]: op for node, op in blocked.items()}
+            floats = {name: tensor.op.name for name, tensor in inputs.items() if tensor.dtype == tf.float32}
+            graph_def = trained_ranges.extend_to_inputs(graph_def, floats)
         _save(directory, self._name, graph_def, inputs, outputs)
-        signature = SignatureRecord(
+        return SignatureRecord(
             key=self._name,
             inputs=tuple(_tensor_record(name, tensor.dtype, tensor.shape) for name, tensor in inputs.items()),
             outputs=tuple(_tensor_record(name, tensor.dtype, tensor.shape) for name, tensor in outputs.items()),
         )
-        return signature, without_range
 
     def record(self) -> SignatureRecord:
         """Inputs and outputs with their shapes as they were saved, the inputs behind the cut."""

@@ -9,7 +9,7 @@ Runs in the child process only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -83,7 +83,7 @@ def hold(graph_def: Any) -> dict[str, npt.NDArray[Any]]:
     held = {}
     for node in list(graph_def.node):
         if node.op in _WITH_VARS and _constant(node.input[0], nodes):
-            low = _value(_source(node.input[1]), nodes)
+            low = _value(_node(node.input[1]), nodes)
             if low is not None:
                 hidden = graph_def.node.add(name=f"{node.name}/held_min", op="Placeholder")
                 hidden.attr["dtype"].type = tf.float32.as_datatype_enum
@@ -104,7 +104,7 @@ def release(graph_def: Any, held: dict[str, npt.NDArray[Any]]) -> Any:
     return graph_def
 
 
-def extend_to_inputs(graph_def: Any, inputs: Iterable[str]) -> tuple[Any, dict[str, str]]:
+def extend_to_inputs(graph_def: Any, inputs: Mapping[str, str]) -> Any:
     """Gives ranges to inputs that preprocessing separates from the first trained range.
 
     Training starts behind the preprocessing, so an input has no range of its own, and cannot be an integer. Where
@@ -113,30 +113,34 @@ def extend_to_inputs(graph_def: Any, inputs: Iterable[str]) -> tuple[Any, dict[s
 
     Args:
         graph_def: A graph with folded constants.
-        inputs: Names of placeholders.
+        inputs: Names of placeholders, by input name.
 
     Returns:
-        The graph with fake quantization on these inputs and on what is computed between; and by name of each input
-        that stays without a range, the op that is in the way.
+        The graph with fake quantization on these inputs and on what is computed between.
+
+    Raises:
+        NoTrainedRangeError: Something else lies between.
     """
     nodes = _by_name(graph_def)
     readers: dict[str, list[Any]] = {}
     for node in graph_def.node:
-        for name in {_source(text) for text in node.input if not text.startswith("^")}:
+        for name in {_node(text) for text in node.input if not text.startswith("^")}:
             readers.setdefault(name, []).append(node)
     ranges: dict[str, Range] = {}
     blocked: dict[str, str] = {}
-    for name in inputs:
-        found: dict[str, Range] = {}
+    for name, placeholder in inputs.items():
         try:
-            _range_of(name, nodes, readers, found)
+            _range_of(placeholder, nodes, readers, ranges)
         except _BlockedError as error:
             blocked[name] = str(error)
-        else:
-            ranges.update(found)
+    if blocked:
+        raise NoTrainedRangeError(blocked)
     result = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
     fakes = {}
     for name, (low, high) in ranges.items():
+        # What only passes on to a trained range needs no range of its own.
+        if all(reader.op in (*FAKE_QUANT_OPS, "Identity") for reader in readers[name]):
+            continue
         fake = tf.compat.v1.NodeDef(name=f"{name}/trained_range", op="FakeQuantWithMinMaxArgs", input=[name])
         fake.attr["min"].f, fake.attr["max"].f, fake.attr["num_bits"].i = low, high, _BITS
         fakes[name] = fake
@@ -145,10 +149,22 @@ def extend_to_inputs(graph_def: Any, inputs: Iterable[str]) -> tuple[Any, dict[s
         copy.CopyFrom(node)
         if node.op not in FAKE_QUANT_OPS and node.op not in _READS_NO_VALUES:
             for index, text in enumerate(copy.input):
-                if not text.startswith("^") and _source(text) in fakes:
-                    copy.input[index] = fakes[_source(text)].name
+                if not text.startswith("^") and _node(text) in fakes:
+                    copy.input[index] = fakes[_node(text)].name
     result.node.extend(fakes.values())
-    return result, blocked
+    return result
+
+
+class NoTrainedRangeError(Exception):
+    """Inputs have no trained range, and none follows from those behind them.
+
+    Attributes:
+        inputs: The op that is in the way, by input name.
+    """
+
+    def __init__(self, inputs: dict[str, str]) -> None:
+        super().__init__(inputs)
+        self.inputs = inputs
 
 
 class _BlockedError(Exception):
@@ -176,10 +192,10 @@ def _before(
     """The range of `source`, an input of `node`, that takes the node's output over its whole range."""
     if node.op in FAKE_QUANT_OPS:
         fixed = _fixed_range(node, nodes)
-        if fixed is None or _source(node.input[0]) != source:
+        if fixed is None or _node(node.input[0]) != source:
             raise _BlockedError(f"{node.name} ({node.op})")
         return float(np.min(fixed[0])), float(np.max(fixed[1]))
-    sources = [_source(text) for text in node.input if not text.startswith("^")]
+    sources = [_node(text) for text in node.input if not text.startswith("^")]
     if (node.op in _SAME_VALUES and sources[0] == source) or node.op in _JOINS:
         return _range_of(node.name, nodes, readers, found)
     if node.op in _SELECTS and sources[0] != source and _value(sources[0], nodes) is not None:
@@ -199,7 +215,7 @@ def _never_selects(node: Any, source: str, nodes: dict[str, Any]) -> bool:
     """Whether `node` is a choice that is made already, and not for `source`: Transform's guards for constant data."""
     if node.op not in _SELECTS:
         return False
-    condition, *choices = (_source(text) for text in node.input if not text.startswith("^"))
+    condition, *choices = (_node(text) for text in node.input if not text.startswith("^"))
     value = _value(condition, nodes)
     if value is None or condition == source or value.min() != value.max():
         return False
@@ -221,7 +237,7 @@ def _invert(op: str, first: bool, outcome: npt.NDArray[Any], constant: npt.NDArr
 def _fixed_range(node: Any, nodes: dict[str, Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
     if node.op == "FakeQuantWithMinMaxArgs":
         return np.array(node.attr["min"].f), np.array(node.attr["max"].f)
-    low, high = (_value(_source(text), nodes) for text in node.input[1:3])
+    low, high = (_value(_node(text), nodes) for text in node.input[1:3])
     return None if low is None or high is None else (low, high)
 
 
@@ -229,7 +245,7 @@ def _value(name: str, nodes: dict[str, Any]) -> npt.NDArray[Any] | None:
     """The value of a constant, also behind identities; None for what is not constant."""
     node = nodes.get(name)
     while node is not None and node.op == "Identity":
-        node = nodes.get(_source(node.input[0]))
+        node = nodes.get(_node(node.input[0]))
     if node is None or node.op != "Const":
         return None
     value: npt.NDArray[Any] = tf.make_ndarray(node.attr["value"].tensor)
@@ -238,7 +254,7 @@ def _value(name: str, nodes: dict[str, Any]) -> npt.NDArray[Any] | None:
 
 def _constant(text: str, nodes: dict[str, Any]) -> bool:
     """Whether a tensor depends on no input of the graph."""
-    waiting, seen = [_source(text)], set()
+    waiting, seen = [_node(text)], set()
     while waiting:
         name = waiting.pop()
         if name in seen:
@@ -247,7 +263,7 @@ def _constant(text: str, nodes: dict[str, Any]) -> bool:
         node = nodes.get(name)
         if node is None or node.op.startswith("Placeholder"):
             return False
-        waiting += [_source(source) for source in node.input if not source.startswith("^")]
+        waiting += [_node(source) for source in node.input if not source.startswith("^")]
     return True
 
 
@@ -255,5 +271,5 @@ def _by_name(graph_def: Any) -> dict[str, Any]:
     return {node.name: node for node in graph_def.node}
 
 
-def _source(text: str) -> str:
+def _node(text: str) -> str:
     return text.partition(":")[0]

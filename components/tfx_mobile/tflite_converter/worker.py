@@ -215,7 +215,11 @@ def _prepare(job: Job, progress: Callable[[], None]) -> Prepared:
             continue
         directory = str(Path(job.work_dir) / f"resigned-{'-'.join(key)}")
         batch_size = recipe.batch_size or job.batch_size
-        resigned, without_range = origin.resign(directory, batch_size, form)
+        without_range: dict[str, str] = {}
+        try:
+            resigned = origin.resign(directory, batch_size, form)
+        except trained_ranges.NoTrainedRangeError as error:
+            resigned, without_range = origin.record(), error.inputs
         sources["-".join(key)] = Source(
             saved_model=directory,
             batch_size=batch_size,
