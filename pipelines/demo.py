@@ -32,7 +32,8 @@ ACCURACY = "sparse_categorical_accuracy"
     show_default=True,
     help="Folder for artifacts, lineage and the release store. Run again with the same folder to see the cache.",
 )
-def main(output: Path) -> None:
+@click.option("--qat", is_flag=True, help="Train the quantization-aware twin too, and show it beside the others.")
+def main(output: Path, qat: bool) -> None:
     # Before anything imports TensorFlow: its start-up messages would drown the result.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore", category=FutureWarning, module="google")
@@ -45,8 +46,9 @@ def main(output: Path) -> None:
         try:
             with _progress(console):
                 from pipelines import local
+                from pipelines.digits import pipeline
 
-                local.run(output)
+                local.run(output, **(pipeline.QAT if qat else {}))
         except Exception as error:
             console.print(
                 f"\n[red bold]The pipeline stopped.[/red bold] {type(error).__name__}: {error}", soft_wrap=True
@@ -144,17 +146,22 @@ def _show_results(console: Console, output: Path) -> None:
 def _results_table(record: Any) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.add_column("variant", no_wrap=True)
+    # As Google's own table: the float model, post-training quantization, quantization-aware training.
+    with_training = any(variant.ranges_from == "training" for variant in record.variants)
+    if with_training:
+        table.add_column("kind", no_wrap=True)
     for heading in ("accuracy", "change", "bytes", "gzip"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict and why")
     accuracy = {m.model: m.slices[0].metrics.get(ACCURACY) for m in record.models}
     baseline = accuracy[record.models[0].model]
-    table.add_row("SavedModel", f"{baseline:.4f}", "", "", "", "float baseline")
+    table.add_row("SavedModel", *["float"] * with_training, f"{baseline:.4f}", "", "", "", "float baseline")
     for variant in record.variants:
         verdict = record.verdict(variant.name)
         value = accuracy.get(variant.name)
         table.add_row(
             variant.name,
+            *[_kind(variant)] * with_training,
             "" if value is None else f"{value:.4f}",
             "" if value is None else f"{100 * (value - baseline):+.2f}",
             f"{variant.file.size_bytes:,}" if variant.file else "",
@@ -162,6 +169,12 @@ def _results_table(record: Any) -> Table:
             _verdict_text(record, verdict),
         )
     return table
+
+
+def _kind(variant: Any) -> str:
+    if variant.ranges_from == "training":
+        return "QAT"
+    return "float" if variant.recipe.quantization == "none" else "PTQ"
 
 
 def _verdict_text(record: Any, verdict: Any) -> Text:

@@ -47,6 +47,7 @@ def create_pipeline(
     channel: str,
     destinations: Sequence[Any],
     budget: Budget | None = None,
+    qat_run_fn: str | None = None,
     metadata_connection_config: Any = None,
     beam_pipeline_args: Sequence[str] = ("--direct_running_mode=in_memory", "--direct_num_workers=1"),
     enable_cache: bool = True,
@@ -59,7 +60,7 @@ def create_pipeline(
         examples_dir: Folder with TFRecord files of tf.Examples; split 3 to 1 into train and eval.
         preprocessing_fn: Import path of Transform's callback.
         run_fn: Import path of Trainer's callback.
-        train_steps: Training steps.
+        train_steps: Training steps of each Trainer.
         float_eval_config: tfma.EvalConfig of the stock Evaluator, which judges the float model.
         mobile_eval_config: tfma.EvalConfig of QuantizationEvaluator, which judges the variants.
         recipes: What to convert the model into.
@@ -68,6 +69,8 @@ def create_pipeline(
         channel: Channel that the release moves.
         destinations: Where to publish.
         budget: Limits a variant must keep.
+        qat_run_fn: Import path of the callback of a second Trainer, `qat_trainer`, which makes the float model's
+            quantization-aware twin for recipes with `quantization_aware`; None for no twin.
         metadata_connection_config: ML Metadata store; None where the runner brings its own.
         beam_pipeline_args: How Beam runs.
         enable_cache: Whether an unchanged step is served from the cache.
@@ -109,7 +112,28 @@ def create_pipeline(
         eval_config=float_eval_config,
     )
 
-    converter = TFLiteConverter(model=model, examples=examples, recipes=recipes, calibration=calibration)
+    # The twin starts from the float model, and is judged against it. No resolver can take it for the float model: the
+    # stock Evaluator never blesses it.
+    qat_trainers = []
+    if qat_run_fn is not None:
+        qat_trainers.append(
+            Trainer(
+                run_fn=qat_run_fn,
+                examples=transform.outputs["transformed_examples"],
+                transform_graph=transform.outputs["transform_graph"],
+                schema=schema,
+                base_model=model,
+                train_args=trainer_pb2.TrainArgs(num_steps=train_steps),
+                eval_args=trainer_pb2.EvalArgs(),
+            ).with_id("qat_trainer")
+        )
+    converter = TFLiteConverter(
+        model=model,
+        qat_model=qat_trainers[0].outputs["model"] if qat_trainers else None,
+        examples=examples,
+        recipes=recipes,
+        calibration=calibration,
+    )
     variants = converter.outputs["variants"]
     quantization_evaluator = QuantizationEvaluator(
         examples=examples, model=model, variants=variants, eval_config=mobile_eval_config, budget=budget
@@ -133,6 +157,7 @@ def create_pipeline(
             example_validator,
             transform,
             trainer,
+            *qat_trainers,
             model_resolver,
             evaluator,
             converter,

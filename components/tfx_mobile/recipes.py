@@ -77,7 +77,8 @@ class ConversionRecipe(_Frozen):
         float_layers: For `full_integer`: layers that stay in float, by the names that `mixed_precision` writes into
             the manifest. With them its result is repeated without the search.
         quantization_aware: The ranges come from quantization-aware training, so nothing is calibrated. The model is
-            `qat_model`, or `model` if it was trained so itself.
+            `qat_model`, or `model` if it was trained so itself; if neither was, the recipe fails. Without this flag
+            `full_integer` and `integer_only` are made of `model`, and take its trained ranges if it has any.
         repair: For `mixed_precision`: the search's bounds; None for the defaults.
         schema_version: Version of this schema.
     """
@@ -111,15 +112,29 @@ class ConversionRecipe(_Frozen):
             raise ValueError(
                 f"quantization_aware needs quantization='full_integer' or 'integer_only', not {self.quantization!r}"
             )
+        if self.quantization_aware and self.float_layers:
+            raise ValueError(
+                "float_layers are kept in float by a calibrated conversion, and quantization_aware calibrates nothing; "
+                "use one of them, and leave layers unannotated in training to keep them in float"
+            )
         if self.repair is not None and self.quantization != "mixed_precision":
             raise ValueError(f"repair needs quantization='mixed_precision', not {self.quantization!r}")
         return self
 
     @property
+    def computes_in_integers(self) -> bool:
+        """Whether activations are integers, so that their ranges must be known."""
+        return self.quantization in ("full_integer", "integer_only", "int16x8", "mixed_precision")
+
+    @property
+    def takes_trained_ranges(self) -> bool:
+        """Whether ranges from quantization-aware training replace calibration where the model has them."""
+        return self.quantization in ("full_integer", "integer_only") and not self.float_layers
+
+    @property
     def calibrates(self) -> bool:
-        """Whether this recipe needs a representative dataset."""
-        needs_ranges = self.quantization in ("full_integer", "integer_only", "int16x8", "mixed_precision")
-        return needs_ranges and not self.quantization_aware
+        """Whether this recipe needs a representative dataset, unless the model brings trained ranges for it."""
+        return self.computes_in_integers and not self.quantization_aware
 
 
 class CalibrationSpec(_Frozen):

@@ -113,6 +113,26 @@ class SignatureRecord(Record):
     outputs: tuple[TensorRecord, ...]
 
 
+class WeightsRecord(Record):
+    """How compressible the weights of a file are: the constant tensors of two dimensions or more, biases left out.
+
+    Attributes:
+        num_elements: How many weights there are.
+        num_zeros: How many of them are zero, which is what pruning makes.
+        max_distinct_values: Largest number of distinct stored values in one tensor, which is what clustering makes
+            small; None above 256, where nothing is clustered.
+    """
+
+    num_elements: int
+    num_zeros: int
+    max_distinct_values: int | None
+
+    @property
+    def share_of_zeros(self) -> float:
+        """Zeros among the weights, 0 to 1."""
+        return self.num_zeros / self.num_elements if self.num_elements else 0.0
+
+
 class ModelFileRecord(Record):
     """What is known of one `.tflite` file without running it.
 
@@ -126,6 +146,7 @@ class ModelFileRecord(Record):
         custom_ops: Names of other custom ops.
         min_runtime_version: Oldest TensorFlow Lite that the converter says can run the file; None if unknown.
         weight_bytes: Bytes of all constant tensors, by element type.
+        weights: How compressible the weights are; None in records of older versions.
     """
 
     sha256: str = Field(pattern=SHA256_PATTERN)
@@ -137,6 +158,7 @@ class ModelFileRecord(Record):
     custom_ops: tuple[str, ...] = ()
     min_runtime_version: str | None = None
     weight_bytes: dict[str, int] = Field(default_factory=dict)
+    weights: WeightsRecord | None = None
 
     def signature(self, key: str | None = None) -> SignatureRecord:
         """The signature `key`, or the only one if `key` is None."""
@@ -275,8 +297,8 @@ class RepairRecord(Record):
 Calibrated = Literal["shared", "own"]
 
 
-class MetadataRecord(Record):
-    """The TFLite metadata in one file, or why it has none.
+class WrittenMetadataRecord(Record):
+    """The TFLite metadata written into one file, or why it has none.
 
     Attributes:
         writer: Package and version that wrote it; None if nothing was written.
@@ -326,6 +348,8 @@ class Variant(Record):
             TensorFlow's public converter, which calibrated for this recipe alone. None if it needs no calibration.
         repair: For `mixed_precision`: the search.
         metadata: What the file says about itself; None if there is no file.
+        ranges_from: Where the ranges of integer activations come from: a representative dataset, or
+            quantization-aware training. None if activations are not integers, or there is no file.
     """
 
     recipe: ConversionRecipe
@@ -336,7 +360,8 @@ class Variant(Record):
     findings: tuple[Finding, ...] = ()
     calibrated: Calibrated | None = None
     repair: RepairRecord | None = None
-    metadata: MetadataRecord | None = None
+    metadata: WrittenMetadataRecord | None = None
+    ranges_from: Literal["calibration", "training"] | None = None
 
     @property
     def name(self) -> str:

@@ -27,8 +27,8 @@ def train(fn_args: Any, transform_output: Any) -> Any:
     import keras
 
     keras.utils.set_random_seed(0)
-    examples = _dataset(fn_args.train_files, transform_output).shuffle(2000, seed=0).repeat().batch(BATCH_SIZE)
-    model = _network(keras)
+    examples = dataset(fn_args.train_files, transform_output)
+    model = network(keras)
     model.compile(optimizer=keras.optimizers.Adam(2e-3), loss="sparse_categorical_crossentropy")
     model.fit(examples, steps_per_epoch=fn_args.train_steps, epochs=1, verbose=0)
     return model
@@ -42,29 +42,36 @@ def save(model: Any, fn_args: Any, transform_output: Any) -> None:
     tf.saved_model.save(model, fn_args.serving_model_dir, signatures=signatures)
 
 
-def _network(keras: Any) -> Any:
+def network(keras: Any) -> Any:
+    """The untrained network, `image` [N, 64] float32 in 0..1 to probabilities [N, 10].
+
+    Args:
+        keras: The module `keras` or `tf_keras`; the layers' names are the same in both.
+    """
     layers = keras.layers
     image = keras.Input((PIXELS,), name=IMAGE)
     x = layers.Reshape((8, 8, 1))(image)
-    x = layers.Conv2D(32, 3, padding="same", use_bias=False)(x)
-    x = layers.BatchNormalization()(x)
+    x = layers.Conv2D(32, 3, padding="same", use_bias=False, name="conv_1")(x)
+    x = layers.BatchNormalization(name="normalization")(x)
     x = layers.ReLU()(x)
     x = layers.MaxPooling2D()(x)
-    x = layers.Conv2D(64, 3, padding="same", activation="relu")(x)
+    x = layers.Conv2D(64, 3, padding="same", activation="relu", name="conv_2")(x)
     x = layers.Flatten()(x)
-    x = layers.Dense(64, activation="relu")(x)
+    x = layers.Dense(64, activation="relu", name="hidden")(x)
     return keras.Model(image, layers.Dense(10, activation="softmax", name="probabilities")(x))
 
 
-def _dataset(files: list[str], transform_output: Any) -> Any:
+def dataset(files: list[str], transform_output: Any) -> Any:
+    """Transformed training examples in shuffled batches without end: image [N, 64] and label [N, 1]."""
     import tensorflow as tf
 
     spec = transform_output.transformed_feature_spec()
     paths = tf.data.Dataset.list_files(files, shuffle=False)
     records = tf.data.TFRecordDataset(paths, compression_type="GZIP")
-    return records.map(lambda record: tf.io.parse_single_example(record, spec)).map(
+    examples = records.map(lambda record: tf.io.parse_single_example(record, spec)).map(
         lambda features: (features[IMAGE], features[LABEL])
     )
+    return examples.shuffle(2000, seed=0).repeat().batch(BATCH_SIZE)
 
 
 def _serve_examples(model: Any, transform_output: Any) -> Any:

@@ -23,6 +23,11 @@ RECIPES = (
     "integer_only_uint8",
     "int16x8",
 )
+#: Changes for `create` that add the quantization-aware twin; they need the extra `qat`.
+QAT = {
+    "qat_run_fn": "pipelines.digits.qat.run_fn",
+    "recipes": (*RECIPES, "qat_full_integer", "qat_integer_only_int8"),
+}
 
 
 def create(workspace: Path, **changes: Any) -> Pipeline:

@@ -14,7 +14,6 @@ from tfx_mobile.records import (
     Failure,
     Finding,
     InputRange,
-    MetadataRecord,
     ModelFileRecord,
     OpRecord,
     ProfileResult,
@@ -25,6 +24,8 @@ from tfx_mobile.records import (
     ValueCount,
     Variant,
     VariantManifest,
+    WeightsRecord,
+    WrittenMetadataRecord,
     canonical_json,
 )
 
@@ -42,8 +43,11 @@ VARIANT = Variant(
         ops=(OpRecord(name="ADD", version=1, count=2, float_count=2),),
         min_runtime_version="1.14.0",
         weight_bytes={"float32": 16},
+        weights=WeightsRecord(num_elements=4, num_zeros=1, max_distinct_values=3),
     ),
-    metadata=MetadataRecord(
+    ranges_from="calibration",
+    calibrated="shared",
+    metadata=WrittenMetadataRecord(
         writer="mediapipe 0.10.21", kind="model", num_labels=4, labels_sha256=SHA, labels_from="MetadataSpec"
     ),
     profiles=(
@@ -92,34 +96,32 @@ MANIFEST = VariantManifest(
 
 TENSOR_JSON = '{"default":null,"dtype":"float32","name":"x","scale":null,"shape":[1,4],"zero_point":null}'
 GOLDEN = (
-    '{"batch_size":1,'
-    '"calibration":{"evaluation":{"num_examples":9,"split":"eval"},'
-    '"findings":[{"code":"outside_range","message":"half of it"}],'
-    '"label_balance":{"feature":"label","num_omitted":3,"values":[{"num_examples":2,"num_samples":1,"value":null}]},'
-    '"not_compared":null,"num_examples":1000,"num_leaked":0,"num_samples":200,'
-    '"ranges":[{"evaluation_maximum":null,"evaluation_minimum":null,"maximum":1.0,"minimum":0.0,"name":"x",'
-    '"rows_outside":0.5,"values_outside":0.25}],'
-    f'"sha256":"{SHA}","source":"examples","spec":{{"evaluation_split":"eval","label":null,"leakage":"warn","num_samples":200,"seed":0,"split":"train",'
-    '"stratify_by":null},"strata":null},'
-    '"qat_source":null,"schema_version":2,'
-    f'"source":{{"inputs":[{TENSOR_JSON}],"outputs":[{TENSOR_JSON}],"parses_examples":true,"route":"resigned",'
-    f'"sha256":"{SHA}","signature":"serving_default","uri":"models/1"}},'
-    '"variants":['
-    '{"failure":null,"file":{"custom_ops":[],"gzip_bytes":9,"min_runtime_version":"1.14.0",'
-    '"ops":[{"count":2,"float_count":2,"name":"ADD","version":1}],"select_tf_ops":[],'
-    f'"sha256":"{SHA}","signatures":[{{"inputs":[{TENSOR_JSON}],"key":"serving_default","outputs":[{TENSOR_JSON}]}}],'
-    '"size_bytes":10},'
-    '"findings":[{"code":"weight_range","expected":"-127","op":"3 CONV_2D","source":"s","subgraph":0,"tensor":"w",'
-    '"value":"-128"}],"path":"float32/model.tflite",'
-    '"profiles":[{"profile":"no_select_ops","result":"pass",'
-    '"rules":[{"detail":"none","id":"r","result":"pass","source":"measured","statement":"none"}]}],'
-    '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"float32","quantization":"none",'
-    '"quantization_aware":false,"repair":null,"schema_version":2}},'
-    '{"failure":{"advice":"export again","code":"converter_crashed","message":"killed by SIGABRT"},"file":null,'
-    '"findings":[],"path":null,"profiles":[],'
-    '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"int16x8","quantization":"int16x8",'
-    '"quantization_aware":false,"repair":null,"schema_version":2}}],'
-    '"versions":{"tfx-mobile":"0.1.0"}}'
+    '{"batch_size":1,"calibration":{"evaluation":{"num_examples":9,"split":"eval"},'
+    '"findings":[{"code":"outside_range","message":"half of it"}],"label_balance":{"feature":"label",'
+    '"num_omitted":3,"values":[{"num_examples":2,"num_samples":1,"value":null}]},"not_compared":null,'
+    '"num_examples":1000,"num_leaked":0,"num_samples":200,"ranges":[{"evaluation_maximum":null,'
+    '"evaluation_minimum":null,"maximum":1.0,"minimum":0.0,"name":"x","rows_outside":0.5,"values_outside":0.25}],'
+    f'"sha256":"{SHA}","source":"examples","spec":{{"evaluation_split":"eval","label":null,"leakage":"warn",'
+    '"num_samples":200,"seed":0,"split":"train","stratify_by":null},"strata":null},"qat_source":null,'
+    f'"schema_version":2,"source":{{"inputs":[{TENSOR_JSON}],"outputs":[{TENSOR_JSON}],"parses_examples":true,'
+    f'"route":"resigned","sha256":"{SHA}","signature":"serving_default","uri":"models/1"}},'
+    '"variants":[{"calibrated":"shared","failure":null,"file":{"custom_ops":[],"gzip_bytes":9,'
+    '"min_runtime_version":"1.14.0","ops":[{"count":2,"float_count":2,"name":"ADD","version":1}],'
+    f'"select_tf_ops":[],"sha256":"{SHA}","signatures":[{{"inputs":[{TENSOR_JSON}],"key":"serving_default",'
+    f'"outputs":[{TENSOR_JSON}]}}],"size_bytes":10,"weight_bytes":{{"float32":16}},'
+    '"weights":{"max_distinct_values":3,"num_elements":4,"num_zeros":1}},"findings":[{"code":"weight_range",'
+    '"expected":"-127","op":"3 CONV_2D","source":"s","subgraph":0,"tensor":"w","value":"-128"}],'
+    '"metadata":{"author":null,"description":null,"kind":"model","labels_from":"MetadataSpec",'
+    f'"labels_sha256":"{SHA}","mean":[],"name":null,"not_written":null,"notes":[],"num_labels":4,"raw_pixels":null,'
+    '"std":[],"version":null,"writer":"mediapipe 0.10.21"},"path":"float32/model.tflite",'
+    '"profiles":[{"profile":"no_select_ops","result":"pass","rules":[{"detail":"none","id":"r","result":"pass",'
+    '"source":"measured","statement":"none"}]}],"ranges_from":"calibration","recipe":{"batch_size":1,'
+    '"float_layers":[],"io_dtype":"float32","name":"float32","quantization":"none","quantization_aware":false,'
+    '"repair":null,"schema_version":2},"repair":null},{"calibrated":null,"failure":{"advice":"export again",'
+    '"code":"converter_crashed","message":"killed by SIGABRT"},"file":null,"findings":[],"metadata":null,'
+    '"path":null,"profiles":[],"ranges_from":null,"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32",'
+    '"name":"int16x8","quantization":"int16x8","quantization_aware":false,"repair":null,"schema_version":2},'
+    '"repair":null}],"versions":{"tfx-mobile":"0.1.0"}}'
 )
 
 

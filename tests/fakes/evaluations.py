@@ -19,6 +19,7 @@ from tfx_mobile.records import (
     TensorRecord,
     Variant,
     VariantManifest,
+    WeightsRecord,
     sha256_of,
 )
 
@@ -200,8 +201,13 @@ def eval_config(*, floor: float | None = None, drop: float | None = 0.05, slice_
     return json_format.ParseDict(document, tfma.EvalConfig())
 
 
-def record(winner: str | None = "integer_only_int8") -> Any:
-    """A plausible EvaluationRecord of seven variants; with `winner=None` none passes."""
+def record(winner: str | None = "integer_only_int8", trained: str | None = None) -> Any:
+    """A plausible EvaluationRecord of seven variants; with `winner=None` none passes.
+
+    Args:
+        winner: The blessed variant.
+        trained: The variant whose ranges come from quantization-aware training, and whose weights are described.
+    """
     from tfx_mobile.quantization_evaluator.gates import split_errors
     from tfx_mobile.records import Budget, EvaluationRecord, ModelMetrics, Reason, SliceMetrics, Verdict
 
@@ -236,7 +242,12 @@ def record(winner: str | None = "integer_only_int8") -> Any:
     variants = []
     for name, (size, _) in sizes_and_drops.items():
         file = ModelFileRecord(sha256=sha256_of(name.encode()), size_bytes=size, gzip_bytes=size, signatures=(), ops=())
-        variants.append(files[name].model_copy(update={"file": file}))
+        variant = files[name].model_copy(update={"file": file})
+        if name == trained:
+            weights = WeightsRecord(num_elements=72_000, num_zeros=50_400, max_distinct_values=16)
+            file = file.model_copy(update={"gzip_bytes": size // 2, "weights": weights})
+            variant = variant.model_copy(update={"file": file, "ranges_from": "training"})
+        variants.append(variant)
     variants.append(Variant(recipe=recipe("int16x8"), failure=crashed))
     reasons: dict[str, tuple[Reason, ...]] = {
         "float32": (Reason(code="budget", message="The file has 292,340 bytes; required: <= 200,000.", value=292_340),),

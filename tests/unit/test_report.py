@@ -17,7 +17,8 @@ def page():
 
 
 def test_verdicts_come_first_then_table_plot_and_slices(page):
-    order = ["Blessed: integer_only_int8</h1>", "Verdicts", "All examples", "Size against", "Where the error", "Slices"]
+    order = ["Blessed: integer_only_int8</h1>", "Verdicts", "All examples", "Size and compression", "Size against"]
+    order += ["Where the error", "Slices"]
     positions = [page.index(text) for text in order]
     assert positions == sorted(positions)
 
@@ -26,6 +27,29 @@ def test_every_reason_is_on_the_page(page):
     for verdict in evaluations.record().verdicts:
         for reason in verdict.reasons:
             assert reason.message.replace(">", "&gt;").replace("<", "&lt;") in page
+
+
+def _rows(page, heading):
+    """The table below a heading: texts of the cells by the row's name."""
+    table = page[page.index(heading) :].split("</table>")[0].partition("<tbody>")[2]
+    rows = [re.findall(r"<t[hd].*?</t[hd]>", row) for row in table.split("</tr>") if "<th" in row]
+    texts = [[re.sub(r"<[^>]+>", " ", cell).replace("_ ", "_").split() for cell in row] for row in rows]
+    return {name[0]: [" ".join(cell) for cell in (name[1:], *cells)] for name, *cells in texts}
+
+
+def test_rows_from_quantization_aware_training_are_marked(page):
+    assert "quantization-aware" not in page
+    marked = render(evaluations.record(trained="integer_only_int8"))
+    rows = _rows(marked, "All examples")
+    assert [name for name, cells in rows.items() if "quantization-aware training" in cells[0]] == ["integer_only_int8"]
+    assert "it holds the further training too" in marked
+
+
+def test_compressed_size_and_its_reasons_stand_beside_the_size():
+    rows = _rows(render(evaluations.record(trained="integer_only_int8")), "Size and compression")
+    assert rows["integer_only_int8"][1:] == ["78.5 kB", "39.2 kB", "72,000", "70.0 %", "16"]
+    assert rows["float32"][1:4] == ["292 kB", "292 kB", "not recorded"]
+    assert "int16x8" not in rows  # it has no file
 
 
 def test_not_blessed_is_said_at_the_top():

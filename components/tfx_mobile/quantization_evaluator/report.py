@@ -79,6 +79,7 @@ def render(record: EvaluationRecord) -> str:
         num_slices=len(_slice_names(baseline)),
         missed=_missed(record.verdicts),
         sizes=_sizes(record),
+        trained=any(variant.ranges_from == "training" for variant in record.variants),
         largest=max(_sizes(record).values(), default=None),
         plot=make_plot(record),
     )

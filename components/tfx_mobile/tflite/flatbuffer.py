@@ -18,6 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfx_mobile.errors import ModelFileError
 from tfx_mobile.records import ModelFileRecord, OpRecord, SignatureRecord, TensorRecord, sha256_of
+from tfx_mobile.tflite import weights
 from tfx_mobile.tflite.bounds import check_unfolding
 
 _IDENTIFIER = b"TFL3"
@@ -64,6 +65,7 @@ def describe(model: Any, data: bytes) -> ModelFileRecord:
         custom_ops=tuple(op.name for op in ops if op.name not in _KNOWN_NAMES and not op.name.startswith("Flex")),
         min_runtime_version=_min_runtime_version(model),
         weight_bytes=_weight_bytes(model, data),
+        weights=weights.describe(model),
     )
 
 

@@ -27,7 +27,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfx_mobile.errors import MetadataError, RecipeError
 from tfx_mobile.recipes import MetadataSpec
-from tfx_mobile.records import MetadataRecord, SignatureRecord, TensorRecord, canonical_json, sha256_of
+from tfx_mobile.records import SignatureRecord, TensorRecord, WrittenMetadataRecord, canonical_json, sha256_of
 from tfx_mobile.tflite import mediapipe_writer
 from tfx_mobile.tflite.flatbuffer import first_subgraph
 
@@ -161,7 +161,9 @@ def check(metadata: Metadata, signature: SignatureRecord) -> None:
             )
 
 
-def write(path: Path, metadata: Metadata, provenance: Mapping[str, Any], deadline_seconds: float) -> MetadataRecord:
+def write(
+    path: Path, metadata: Metadata, provenance: Mapping[str, Any], deadline_seconds: float
+) -> WrittenMetadataRecord:
     """Writes metadata into a file, in place.
 
     Args:
@@ -178,7 +180,7 @@ def write(path: Path, metadata: Metadata, provenance: Mapping[str, Any], deadlin
         ModelFileError: The file is corrupt.
     """
     if metadata.writer is None:
-        return MetadataRecord(not_written=metadata.not_written, notes=metadata.notes)
+        return WrittenMetadataRecord(not_written=metadata.not_written, notes=metadata.notes)
     data = path.read_bytes()
     try:
         request, record = _plan(first_subgraph(data), metadata, provenance)
@@ -186,14 +188,14 @@ def write(path: Path, metadata: Metadata, provenance: Mapping[str, Any], deadlin
     except (MetadataError, RecipeError) as error:
         if metadata.requested:
             raise MetadataError(str(error)) from error
-        return MetadataRecord(not_written=str(error), notes=metadata.notes)
+        return WrittenMetadataRecord(not_written=str(error), notes=metadata.notes)
     path.write_bytes(described)
     return record
 
 
 def _plan(
     interface: SignatureRecord, metadata: Metadata, provenance: Mapping[str, Any]
-) -> tuple[dict[str, Any], MetadataRecord]:
+) -> tuple[dict[str, Any], WrittenMetadataRecord]:
     """The request to the writer, and what it will have written."""
     spec, notes, labelled = metadata.spec, list(metadata.notes), None
     labels, labels_from = metadata.class_names
@@ -226,7 +228,7 @@ def _plan(
         "files": {LABELS_FILE: text} if labels else {},
         "custom": {PROVENANCE: canonical_json({**metadata.provenance, **provenance}).decode()},
     }
-    record = MetadataRecord(
+    record = WrittenMetadataRecord(
         writer=cast(Writer, metadata.writer).version,
         kind="image_classifier" if image is not None else "model",
         **general,

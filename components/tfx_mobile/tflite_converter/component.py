@@ -17,6 +17,7 @@ from tfx_mobile.errors import RecipeError
 from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, MetadataSpec, resolve_recipes
 from tfx_mobile.records import canonical_json
 from tfx_mobile.tflite_converter import executor
+from tfx_mobile.tflite_converter.worker import check_examples_given
 
 
 class TFLiteConverterSpec(ComponentSpec):
@@ -82,8 +83,8 @@ class TFLiteConverter(BaseComponent):
         Args:
             model: Model channel with a SavedModel: Trainer's, or one that an Importer brought in.
             recipes: Names of built-in recipes (`float32`, `float16`, `dynamic_range`, `full_integer`,
-                `integer_only_int8`, `integer_only_uint8`, `int16x8`) or ConversionRecipes. A RuntimeParameter holds a
-                JSON list of the same.
+                `integer_only_int8`, `integer_only_uint8`, `int16x8`, `qat_full_integer`, `qat_integer_only_int8`) or
+                ConversionRecipes. A RuntimeParameter holds a JSON list of the same.
             examples: Examples channel to calibrate from, in the form the signature is served with; needed by
                 `full_integer`, `integer_only_*` and `int16x8`.
             signature_name: Which signature of the SavedModel to convert.
@@ -100,7 +101,8 @@ class TFLiteConverter(BaseComponent):
                 `mediapipe_image_classifier`, `litert_js`, `no_select_ops`; None for all. What they say is recorded and
                 fails nothing. A RuntimeParameter holds a JSON list.
             qat_model: Model channel with the quantization-aware twin of `model`, for recipes with
-                `quantization_aware`; None if `model` itself was trained so.
+                `quantization_aware`; None if `model` itself was trained so. It needs the same signature: inputs and
+                outputs of the same names, types and shapes.
             transform_graph: TransformGraph channel, for a signature on transformed features with raw `examples`: it is
                 applied to them before they calibrate.
             schema: Schema channel of the raw examples; read only if the transform graph has no metadata of its own.
@@ -108,11 +110,13 @@ class TFLiteConverter(BaseComponent):
             max_parallel: How many converter processes may run at once.
 
         Raises:
-            RecipeError: A ValueError. A recipe is unknown, calibrates without examples, or a parameter is not valid.
+            RecipeError: A ValueError. A recipe is unknown, calibrates without examples, `qat_model` is given and no
+                recipe uses it, or a parameter is not valid.
         """
         if not isinstance(recipes, RuntimeParameter):
             resolved = resolve_recipes(recipes)
-            executor.check_examples_given(resolved, examples is not None)
+            check_examples_given(resolved, examples is not None)
+            executor.check_qat_model_used(resolved, qat_model is not None)
             recipes = canonical_json([recipe.model_dump(mode="json") for recipe in resolved]).decode()
         if not isinstance(signature_name, RuntimeParameter) and not (
             isinstance(signature_name, str) and signature_name

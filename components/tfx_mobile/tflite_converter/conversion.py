@@ -42,6 +42,8 @@ class Conversion:
         calibration: The representative dataset; None if no recipe calibrates.
         variants: One per recipe, in order.
         files: Local path of each converted variant, by name.
+        twin: The signature of the quantization-aware twin; None if there is none.
+        twin_parses_examples: Whether that signature takes serialized tf.Examples.
     """
 
     route: Route
@@ -50,6 +52,8 @@ class Conversion:
     calibration: CalibrationRecord | None
     variants: tuple[Variant, ...]
     files: dict[str, Path]
+    twin: SignatureRecord | None = None
+    twin_parses_examples: bool = False
 
 
 def convert(
@@ -68,11 +72,12 @@ def convert(
         One variant per recipe; a recipe that failed says why.
 
     Raises:
-        RecipeError: The metadata does not fit the model's inputs and outputs.
-        SignatureError: The signature does not exist or cannot become a `.tflite`'s inputs and outputs.
+        SignatureError: The signature does not exist, cannot become a `.tflite`'s inputs and outputs, or is another in
+            `qat_saved_model`.
         CalibrationError: The calibration examples are missing or damaged.
         ConverterCrashedError: The child died before it came to the first recipe.
-        ConversionError: The SavedModel cannot be loaded.
+        RecipeError: A recipe calibrates and there are no examples.
+        ConversionError: The SavedModel cannot be loaded, or `qat_saved_model` was not trained quantization-aware.
     """
     recipes = tuple(_with_batch_size(recipe, job) for recipe in job.recipes)
     job = job.model_copy(update={"recipes": recipes})
@@ -89,6 +94,7 @@ def convert(
             variant = _check(resolved, path, source.signature, job.profiles, metadata, deadline_seconds)
             variant = Variant.model_validate({**variant.model_dump(), **outcome.made[recipe.name]})
             if variant.failure is None:
+                variant = variant.model_copy(update={"ranges_from": prepared.ranges_from(recipe)})
                 files[recipe.name] = path
         else:
             variant = Variant(recipe=resolved, failure=failure)
@@ -100,6 +106,8 @@ def convert(
         calibration=prepared.calibration,
         variants=tuple(variants),
         files=files,
+        twin=prepared.twin,
+        twin_parses_examples=prepared.twin_parses_examples,
     )
 
 

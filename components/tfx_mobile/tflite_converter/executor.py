@@ -40,17 +40,17 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("tfx-mobile", "tensorflow", "ai-edge-litert")}
 
 
-def check_examples_given(recipes: Sequence[ConversionRecipe], given: bool) -> None:
-    """Recipes that calibrate need examples.
+def check_qat_model_used(recipes: Sequence[ConversionRecipe], given: bool) -> None:
+    """A quantization-aware twin is for recipes that ask for it.
 
     Raises:
-        RecipeError: There are none.
+        RecipeError: It would be ignored.
     """
-    calibrating = [recipe.name for recipe in recipes if recipe.calibrates]
-    if calibrating and not given:
+    if given and not any(recipe.quantization_aware for recipe in recipes):
         raise RecipeError(
-            f"The recipes {', '.join(calibrating)} calibrate, but TFLiteConverter got no examples. Pass "
-            "examples=example_gen.outputs['examples'], or use recipes that need none: float32, float16, dynamic_range."
+            f"qat_model is given, but none of the recipes {', '.join(recipe.name for recipe in recipes)} is made from "
+            "it. Add qat_full_integer, qat_integer_only_int8 or a ConversionRecipe(quantization_aware=True, ...), or "
+            "leave qat_model out."
         )
 
 
@@ -182,17 +182,18 @@ class Executor(BaseExecutor):
         """Converts the model and fills the `variants` artifact; nothing is written there before all is known.
 
         Args:
-            input_dict: `model`, `examples` if a recipe calibrates, optionally `transform_graph` and `schema`; other
-                keys are ignored.
+            input_dict: `model`, `examples` if a recipe calibrates, optionally `qat_model`, `transform_graph` and
+                `schema`; other keys are ignored.
             output_dict: `variants`.
             exec_properties: The component's parameters; `recipes` and `calibration` as JSON or as what it stands for.
 
         Raises:
             RecipeError: A parameter is not valid.
-            SignatureError: The signature cannot be converted at all.
+            SignatureError: The signature cannot be converted at all, or is another in `qat_model`.
             CalibrationError: The calibration examples are missing or damaged.
             MetadataError: Metadata is asked for, but MediaPipe's writers are not there.
-            ConversionError: There is no SavedModel, or every recipe failed.
+            ConversionError: There is no SavedModel, `qat_model` was not trained quantization-aware, or every recipe
+                failed.
         """
         recipes = resolve_recipes(
             artifact_io.from_json(exec_properties["recipes"], "recipes", _RECIPES_EXAMPLE, RecipeError)
@@ -215,16 +216,19 @@ class Executor(BaseExecutor):
         )
         max_parallel = parse_max_parallel(exec_properties.get("max_parallel") or 1)
         examples = input_dict.get("examples") or []
-        check_examples_given(recipes, bool(examples))
         calibrates = any(recipe.calibrates for recipe in recipes)
+        check_qat_model_used(recipes, bool(input_dict.get("qat_model")))
         model = artifact_io.single(input_dict, "model", ConversionError)
+        twin = artifact_io.single(input_dict, "qat_model", ConversionError) if input_dict.get("qat_model") else None
         variants = artifact_io.single(output_dict, "variants", ConversionError)
 
         saved_model_uri = artifact_io.find_saved_model(model, ConversionError)
+        twin_uri = None if twin is None else artifact_io.find_saved_model(twin, ConversionError)
         example_files: list[str] = []
         evaluation_files: list[str] = []
         not_compared = None
-        if calibrates:
+        # Without examples the engine goes on until it knows the model: one with trained ranges needs none.
+        if calibrates and examples:
             example_files = artifact_io.split_files(
                 examples, spec.split, "CalibrationSpec(split=...)", CalibrationError
             )
@@ -239,6 +243,7 @@ class Executor(BaseExecutor):
         with tempfile.TemporaryDirectory(prefix="tfx-mobile-") as temp:
             saved_model = _local_copy(saved_model_uri, Path(temp) / "saved_model")
             source_sha256 = artifact_io.saved_model_sha256(saved_model)
+            twin_model = None if twin_uri is None else _local_copy(twin_uri, Path(temp) / "qat_saved_model")
             work_dir = Path(temp) / "work"
             work_dir.mkdir()
             job = Job(
@@ -256,6 +261,7 @@ class Executor(BaseExecutor):
                 schema_file=_schema_file(input_dict, Path(temp)) if calibrates else None,
                 work_dir=str(work_dir),
                 profiles=tuple(profiles),
+                qat_saved_model=twin_model,
             )
             metadata = Metadata(
                 spec=metadata_spec,
@@ -279,7 +285,18 @@ class Executor(BaseExecutor):
                 inputs=conversion.signature.inputs,
                 outputs=conversion.signature.outputs,
             )
-            _write(variants, conversion, source, batch_size)
+            qat_source = None
+            if twin is not None and twin_model is not None and conversion.twin is not None:
+                qat_source = SourceModelRecord(
+                    sha256=artifact_io.saved_model_sha256(twin_model),
+                    uri=twin.uri,
+                    signature=signature_name,
+                    parses_examples=conversion.twin_parses_examples,
+                    route="resigned",
+                    inputs=conversion.twin.inputs,
+                    outputs=conversion.twin.outputs,
+                )
+            _write(variants, conversion, source, qat_source, batch_size)
 
 
 class _Labels(NamedTuple):
@@ -369,7 +386,13 @@ def _made_int4(conversion: Conversion) -> bool:
     return any(v.recipe.quantization == "int4" and v.file is not None for v in conversion.variants)
 
 
-def _write(artifact: Artifact, conversion: Conversion, source: SourceModelRecord, batch_size: BatchSize) -> None:
+def _write(
+    artifact: Artifact,
+    conversion: Conversion,
+    source: SourceModelRecord,
+    qat_source: SourceModelRecord | None,
+    batch_size: BatchSize,
+) -> None:
     """Writes the artifact; the manifest last, so that an artifact with a manifest is complete."""
     variants = []
     for variant in conversion.variants:
@@ -382,6 +405,7 @@ def _write(artifact: Artifact, conversion: Conversion, source: SourceModelRecord
         variants.append(variant)
     manifest = VariantManifest(
         source=source,
+        qat_source=qat_source,
         batch_size=batch_size,
         calibration=conversion.calibration,
         versions=versions() | ({int4.PACKAGE: int4.VERSION} if _made_int4(conversion) else {}),

@@ -6,6 +6,7 @@ Messages are part of the manifest, so they hold nothing that changes from run to
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from tfx_mobile.child_process import ChildDied
 from tfx_mobile.recipes import ConversionRecipe
@@ -21,6 +22,8 @@ LABEL_UNUSABLE = "label_unusable"
 
 MISSING_EXTRA = "missing_extra"
 METADATA_FAILED = "metadata_failed"
+NOT_QUANTIZATION_AWARE = "not_quantization_aware"
+NO_TRAINED_RANGE = "no_trained_range"
 
 _MESSAGE_LENGTH = 600
 # TensorFlow's log lines begin with times and process ids; what follows these words is stable.
@@ -79,7 +82,9 @@ def from_exception(recipe: ConversionRecipe, error: Exception, work_dir: str) ->
     text = str(error).replace(work_dir, "<work>")
     if ops := sorted(set(_NOT_BUILTIN.findall(text))):
         return unsupported_ops(ops)
-    if recipe.calibrates and (ops := sorted({first or second for first, second in _NOT_INTEGER.findall(text)})):
+    if recipe.computes_in_integers and (
+        ops := sorted({first or second for first, second in _NOT_INTEGER.findall(text)})
+    ):
         return Failure(
             code=UNSUPPORTED_OPS,
             message=f"No integer kernel for: {', '.join(ops)}.",
@@ -140,4 +145,30 @@ def metadata(message: str) -> Failure:
         message=message,
         advice="Correct what the message names in MetadataSpec or in the environment of the metadata writers, or leave "
         "MetadataSpec out.",
+    )
+
+
+def not_quantization_aware() -> Failure:
+    """A recipe with `quantization_aware`, and no model that was trained so."""
+    return Failure(
+        code=NOT_QUANTIZATION_AWARE,
+        message="This recipe takes its ranges from quantization-aware training, but no qat_model was given, and model "
+        "holds none: no activation in its graph is fake-quantized to 8 bits.",
+        advice="Pass qat_model=qat_trainer.outputs['model'] to TFLiteConverter, the model's twin trained with "
+        "tensorflow_model_optimization's quantize_model; or use full_integer or integer_only_int8, which calibrate.",
+    )
+
+
+def no_trained_range(inputs: Mapping[str, str]) -> Failure:
+    """Integer inputs were asked for, but preprocessing keeps the trained ranges away from them.
+
+    Args:
+        inputs: The op that is in the way, by input name.
+    """
+    listed = ", ".join(f"{name!r} (behind {op})" for name, op in sorted(inputs.items()))
+    return Failure(
+        code=NO_TRAINED_RANGE,
+        message=f"Training gave no range to these inputs, and none follows from those behind them: {listed}.",
+        advice="Use qat_full_integer, which computes what lies before the first trained range in float; or feed the "
+        "model what it was trained on, and do this preprocessing in the app.",
     )

@@ -24,6 +24,7 @@ from tensorflow.python.grappler import tf_optimizer
 from tfx_mobile.errors import ConversionError, SignatureError
 from tfx_mobile.recipes import BatchSize
 from tfx_mobile.records import SignatureRecord, TensorRecord
+from tfx_mobile.tflite_converter import trained_ranges
 
 Array = npt.NDArray[Any]
 Parse = Callable[[Sequence[bytes]], dict[str, Array]]
@@ -102,6 +103,7 @@ class FrozenSignature:
     Attributes:
         parse: For a signature that parses tf.Examples: the parsing that was cut off, from serialized tf.Examples to
             features [rows, ...] by input name. None for a signature on raw tensors.
+        trained_bits: What quantization-aware training trained the activations for; empty for any other model.
     """
 
     def __init__(self, signature: LoadedSignature) -> None:
@@ -112,7 +114,7 @@ class FrozenSignature:
             SignatureError: The features that the signature parses cannot become inputs.
         """
         self._name = signature.name
-        self._output_names = list(signature.outputs)
+        self._outputs = signature.outputs
         frozen = _freeze(signature)
         graph_def = frozen.graph.as_graph_def()
         arguments = dict(zip(signature.inputs, frozen.inputs, strict=False))
@@ -137,6 +139,7 @@ class FrozenSignature:
         self._feeds = dict(sorted(feeds.items()))
         self._fetches = [tensor.name for tensor in frozen.outputs]
         self._graph_def = _subgraph(graph_def, nodes - stops)
+        self.trained_bits = trained_ranges.bits(self._graph_def)
 
     def _refuse_other_uses(self, arguments: dict[str, Any], nodes: set[str]) -> None:
         for name, tensor in arguments.items():
@@ -161,14 +164,22 @@ class FrozenSignature:
             f"lookups out of the serving signature in run_fn, {_RAW_SIGNATURE_ADVICE}."
         )
 
-    def resign(self, directory: str | Path, batch_size: BatchSize) -> SignatureRecord:
+    def resign(
+        self, directory: str | Path, batch_size: BatchSize, form: trained_ranges.Form = "float"
+    ) -> SignatureRecord:
         """Saves the frozen graph as a SavedModel whose one signature has the wanted batch size.
+
+        Args:
+            directory: Where to.
+            batch_size: Rows at once.
+            form: What becomes of the ranges that quantization-aware training left in the graph.
 
         Returns:
             The new signature: inputs and outputs with their static shapes.
 
         Raises:
             SignatureError: The signature was saved with another, fixed batch size.
+            NoTrainedRangeError: For `trained_inputs`: an input has no range, and none follows from training.
         """
         with tf.Graph().as_default() as graph:
             inputs = {
@@ -178,17 +189,29 @@ class FrozenSignature:
                 for index, (name, feed) in enumerate(self._feeds.items())
             }
             fetched = tf.graph_util.import_graph_def(
-                self._graph_def,
+                trained_ranges.remove(self._graph_def) if form == "float" else self._graph_def,
                 input_map={feed.name: inputs[name] for name, feed in self._feeds.items()},
                 return_elements=self._fetches,
                 name="model",
             )
-            outputs = dict(zip(self._output_names, fetched, strict=True))
-        _save(directory, self._name, _fold_constants(graph, inputs, outputs), inputs, outputs)
+            outputs = dict(zip(self._outputs, fetched, strict=True))
+        graph_def = _fold_constants(graph, inputs, outputs)
+        if form == "trained_inputs":
+            floats = {name: tensor.op.name for name, tensor in inputs.items() if tensor.dtype == tf.float32}
+            graph_def = trained_ranges.extend_to_inputs(graph_def, floats)
+        _save(directory, self._name, graph_def, inputs, outputs)
         return SignatureRecord(
             key=self._name,
             inputs=tuple(_tensor_record(name, tensor.dtype, tensor.shape) for name, tensor in inputs.items()),
             outputs=tuple(_tensor_record(name, tensor.dtype, tensor.shape) for name, tensor in outputs.items()),
+        )
+
+    def record(self) -> SignatureRecord:
+        """Inputs and outputs with their shapes as they were saved, the inputs behind the cut."""
+        return SignatureRecord(
+            key=self._name,
+            inputs=tuple(_tensor_record(name, feed.dtype, feed.shape) for name, feed in self._feeds.items()),
+            outputs=tuple(_tensor_record(name, spec.dtype, spec.shape) for name, spec in self._outputs.items()),
         )
 
     def _with_batch(self, name: str, shape: Any, batch_size: BatchSize) -> list[int | None]:
@@ -224,7 +247,8 @@ def _fold_constants(graph: Any, inputs: dict[str, Any], outputs: dict[str, Any])
     # "train_op" is where Grappler looks for the nodes that must be kept.
     kept = [tensor.op.name for tensor in (*inputs.values(), *outputs.values())]
     meta_graph.collection_def["train_op"].node_list.value.extend(kept)
-    return tf_optimizer.OptimizeGraph(config, meta_graph)
+    held = trained_ranges.hold(meta_graph.graph_def)
+    return trained_ranges.release(tf_optimizer.OptimizeGraph(config, meta_graph), held)
 
 
 def _make_zeros(node: Any, tensor: Any) -> None:

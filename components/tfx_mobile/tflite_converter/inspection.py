@@ -41,7 +41,7 @@ def inspect(recipe: ConversionRecipe, file: ModelFileRecord, expected: Signature
     floats = [op for op in file.ops if op.float_count]
     if recipe.quantization == "integer_only" and floats:
         return failures.inspection(f"Integer-only was asked for, but these ops compute in float: {_names(floats)}.")
-    if recipe.calibrates and not any(_is_integer_arithmetic(op) for op in file.ops):
+    if recipe.computes_in_integers and not any(_is_integer_arithmetic(op) for op in file.ops):
         return failures.inspection(f"Nothing in the file computes in integers; its ops are {_names(file.ops)}.")
     if recipe.quantization == "int4" and not file.weight_bytes.get("int4"):
         weights = ", ".join(f"{dtype} ({size} bytes)" for dtype, size in file.weight_bytes.items()) or "none"

@@ -15,7 +15,9 @@ from tfx_mobile.recipes import ConversionRecipe
 Representative = Callable[[], Iterator[dict[str, Any]]]
 
 
-def convert(recipe: ConversionRecipe, saved_model: str, signature_key: str, representative: Representative) -> bytes:
+def convert(
+    recipe: ConversionRecipe, saved_model: str, signature_key: str, representative: Representative | None
+) -> bytes:
     """The `.tflite` bytes of one variant.
 
     Args:
@@ -23,7 +25,8 @@ def convert(recipe: ConversionRecipe, saved_model: str, signature_key: str, repr
         saved_model: Local path of the SavedModel.
         signature_key: The signature to convert.
         representative: Gives the representative dataset anew at each call: one dict of arrays by input name per
-            sample, each [batch, ...].
+            sample, each [batch, ...]. None if nothing is to be calibrated: the recipe needs no ranges, or they are in
+            the graph.
     """
     if recipe.float_layers:
         return FloatLayersConverter(saved_model, signature_key, representative).convert(recipe.float_layers)
@@ -32,10 +35,13 @@ def convert(recipe: ConversionRecipe, saved_model: str, signature_key: str, repr
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if recipe.quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if recipe.calibrates:
+    if representative is not None:
         converter.representative_dataset = representative
     if recipe.quantization == "integer_only":
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        if representative is not None:
+            # TensorFlow refuses this without a representative dataset. With trained ranges the inspection of the file
+            # sees to it that nothing computes in float.
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.as_dtype(recipe.io_dtype)
     if recipe.quantization == "int16x8":
         # With float fallback: without it, one op of a Transform graph that has no 16x8 kernel fails the whole recipe.
@@ -53,7 +59,7 @@ class FloatLayersConverter:
     Calibrates once, when it is made.
     """
 
-    def __init__(self, saved_model: str, signature_key: str, representative: Representative) -> None:
+    def __init__(self, saved_model: str, signature_key: str, representative: Representative | None) -> None:
         """Calibrates.
 
         Args:

@@ -39,7 +39,7 @@ class RecipeRunner:
         self,
         saved_model: str,
         signature_key: str,
-        representative: quantize.Representative,
+        representative: quantize.Representative | None,
         ranking: Callable[[ConversionRecipe], repair.Examples],
         work_dir: str | Path,
         progress: Callable[[], None],
@@ -51,7 +51,8 @@ class RecipeRunner:
         Args:
             saved_model: Local path of the SavedModel.
             signature_key: The signature to convert.
-            representative: As for `quantize.convert`.
+            representative: As for `quantize.convert`, for the recipes that calibrate; None if the SavedModel holds
+                trained ranges.
             ranking: For a `mixed_precision` recipe: the examples that layers are judged on.
             work_dir: Local folder for what is shared.
             progress: Called whenever a step is done.
@@ -63,7 +64,7 @@ class RecipeRunner:
         self._ranking = ranking
         self._progress = progress
         self._shared: SharedCalibration | None = None
-        if may_share:
+        if may_share and representative is not None:
             directory = Path(work_dir) / f"shared-{hashlib.sha256(saved_model.encode()).hexdigest()[:16]}"
             try:
                 self._shared = SharedCalibration(saved_model, signature_key, representative, directory, progress)
@@ -124,13 +125,15 @@ class RecipeRunner:
             return Made(int4.quantize(self._float32()))
         if recipe.float_layers:
             _check_names(recipe, self._float32())
-        return Made(self._public(recipe), "own" if recipe.calibrates else None)
+        calibrates = recipe.calibrates and self._representative is not None
+        return Made(self._public(recipe), "own" if calibrates else None)
 
     def _float32(self) -> bytes:
         return self._public(ConversionRecipe(name="float32", quantization="none"))
 
     def _public(self, recipe: ConversionRecipe) -> bytes:
-        return quantize.convert(recipe, self._saved_model, self._signature_key, self._representative)
+        representative = self._representative if recipe.calibrates else None
+        return quantize.convert(recipe, self._saved_model, self._signature_key, representative)
 
 
 def _check_names(recipe: ConversionRecipe, float_model: bytes) -> None:
