@@ -23,6 +23,8 @@ from tfx_mobile.records import (
 
 _MAX_NAME = 300
 _MAX_ROWS = 40
+_MAX_OPERATORS = 400
+_MAX_TENSORS = 5_000
 _STYLES = {"pass": "green", "fail": "bold red", "not_verified": "yellow"}
 _WORDS = {"pass": "pass", "fail": "FAIL", "not_verified": "not verified"}
 
@@ -54,7 +56,9 @@ def show(record: InspectionRecord, *, all_tensors: bool, console: Console | None
     if record.file is None:
         return
     parts: list[RenderableType] = [_facts(record, record.file)]
-    parts += [_section("Signature", signature.key, _signature(signature)) for signature in record.file.signatures]
+    parts += [
+        _section("Signature", signature.key, _signature(signature)) for signature in record.file.signatures[:_MAX_ROWS]
+    ]
     parts.append(_section("Operators", "", _operators(record.file)))
     parts.append(_section("Size", "", _sizes(record)))
     if all_tensors:
@@ -115,28 +119,38 @@ def _operators(file: ModelFileRecord) -> RenderableType:
     if not file.ops:
         return Text("none")
     table = _grid("name", "version", "count", "in float", right=("version", "count", "in float"), fold=("name",))
-    for op in file.ops:
+    for op in file.ops[:_MAX_OPERATORS]:
         table.add_row(_name(op.name), str(op.version), str(op.count), str(op.float_count or ""))
+    _rest(table, len(file.ops), _MAX_OPERATORS)
     return table
 
 
 def _sizes(record: InspectionRecord) -> Table:
     table = _grid("part", "bytes", "share", right=("bytes", "share"), fold=("part",))
-    for part in record.sizes:
+    for part in record.sizes[:_MAX_ROWS]:
         table.add_row(_name(part.part), f"{part.bytes:,}", f"{part.bytes / record.size_bytes:.1%}")
+    _rest(table, len(record.sizes))
     return table
 
 
 def _tensors(tensors: tuple[FileTensorRecord, ...]) -> Table:
     table = _grid(
-        "", "name", "type", "shape", "bytes", "quantization", right=("", "bytes"), fold=("name", "quantization")
+        "",
+        "name",
+        "type",
+        "shape",
+        "bytes",
+        "scale, zero point",
+        right=("", "bytes"),
+        fold=("name", "scale, zero point"),
     )
     several = any(tensor.subgraph for tensor in tensors)
-    for tensor in tensors:
+    for tensor in tensors[:_MAX_TENSORS]:
         number = f"{tensor.subgraph}:{tensor.index}" if several else str(tensor.index)
         dtype = tensor.dtype + (" variable" if tensor.variable else "") + (" sparse" if tensor.sparse else "")
         size = f"{tensor.constant_bytes:,}" if tensor.constant_bytes else ""
         table.add_row(number, _name(tensor.name), dtype, _shape(tensor.shape), size, _quantization(tensor))
+    _rest(table, len(tensors), _MAX_TENSORS)
     return table
 
 
@@ -216,9 +230,9 @@ def _findings(findings: tuple[Finding, ...]) -> RenderableType:
     return table
 
 
-def _rest(table: Table, count: int) -> None:
-    if count > _MAX_ROWS:
-        table.add_row("", f"{count - _MAX_ROWS:,} more; see --json")
+def _rest(table: Table, count: int, shown: int = _MAX_ROWS) -> None:
+    if count > shown:
+        table.add_row(*[""] * (len(table.columns) - 1), f"{count - shown:,} more; see --json")
 
 
 def _name(value: str) -> Text:

@@ -347,7 +347,8 @@ def _raw_pixels(file: _File) -> Outcome:
         m is not None and s is not None and abs(tensor.scale * s - 1) <= 1 / 255 and abs(tensor.zero_point - m) <= 1
         for m, s in zip(means, stds, strict=True)
     )
-    return ("pass" if fits else "fail"), f"{found}; wanted 1 / std {_listed_numbers(std)}, mean {_listed_numbers(mean)}"
+    scales = _listed_numbers(1 / s if s else None for s in std)
+    return ("pass" if fits else "fail"), f"{found}; by mean and std: scale {scales}, zero point {_listed_numbers(mean)}"
 
 
 _ONE_INPUT = ("one_input", "exactly one input tensor")
