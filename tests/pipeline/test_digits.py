@@ -40,6 +40,9 @@ NODES = (
 )
 
 
+QAT_RECIPES = ("float32", "integer_only_int8", "qat_full_integer", "qat_integer_only_int8")
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What one run left behind."""
@@ -75,6 +78,7 @@ class Runs:
     first: Snapshot
     again: Snapshot
     harmed: Snapshot
+    qat: Snapshot
     retrained: Snapshot
 
 
@@ -92,8 +96,11 @@ def runs(tmp_path_factory) -> Runs:
         recipes=("full_integer", "integer_only_int8"),
     )
     harmed = snapshot(workspace)
+    # The first run's model, from the cache, with its twin.
+    local.run(workspace, **{**pipeline.QAT, "recipes": QAT_RECIPES})
+    qat = snapshot(workspace)
     beam.run(workspace, train_steps=620)
-    return Runs(workspace, first, again, harmed, snapshot(workspace))
+    return Runs(workspace, first, again, harmed, qat, snapshot(workspace))
 
 
 class TestFirstRun:
@@ -174,6 +181,42 @@ class TestHarmedModel:
         uri = Path(runs.harmed.nodes["QuantizationEvaluator"].outputs["blessed_model"].uri)
         assert [p.name for p in uri.iterdir()] == [RECORD_FILE]
         assert json.loads((uri / RECORD_FILE).read_text())["blessed"] is False
+
+
+class TestQuantizationAwareTwin:
+    """Float, post-training and quantization-aware training side by side."""
+
+    def test_the_twin_is_converted_without_calibration(self, runs):
+        converter = runs.qat.nodes["TFLiteConverter"]
+        manifest = VariantManifest.read(Path(converter.outputs["variants"].uri) / "manifest.json")
+        assert [v.name for v in manifest.converted()] == list(QAT_RECIPES)
+        assert [v.ranges_from for v in manifest.variants] == [None, "calibration", "training", "training"]
+        assert manifest.source.uri == runs.first.nodes["Trainer"].outputs["model"].uri
+        trainer = latest_run(pipeline.metadata_path(runs.workspace), pipeline.NAME, "qat_trainer")
+        assert trainer.inputs["base_model"].uri == manifest.source.uri
+        assert manifest.qat_source.uri == trainer.outputs["model"].uri
+        assert manifest.qat_source.parses_examples
+        integer_only = manifest.variants[-1].file
+        assert not any(op.float_count for op in integer_only.ops)
+
+    def test_its_variants_are_judged_against_the_float_model(self, runs):
+        record = runs.qat.evaluation
+        accuracy = {m.model: m.slices[0].metrics["sparse_categorical_accuracy"] for m in record.models}
+        first = runs.first.evaluation.models[0]
+        assert accuracy["saved_model"] == first.slices[0].metrics["sparse_categorical_accuracy"]
+        for name in QAT_RECIPES[2:]:
+            assert accuracy[name] > accuracy["saved_model"] - 0.03
+            assert record.verdict(name).sha256 == record.variant(name).file.sha256
+        assert record.winner is not None
+        report = Path(runs.qat.nodes["QuantizationEvaluator"].outputs["evaluation"].uri) / REPORT_FILE
+        assert report.read_text().count("<small>quantization-aware training</small>") == 2
+
+    def test_it_is_no_float_baseline(self, runs):
+        # The twin is the newest Model in the store when the next run resolves its baseline.
+        twin = latest_run(pipeline.metadata_path(runs.workspace), pipeline.NAME, "qat_trainer").outputs["model"]
+        baseline = runs.retrained.nodes["Evaluator"].inputs["baseline_model"]
+        assert twin.id > baseline.id
+        assert baseline.id == runs.harmed.nodes["Trainer"].outputs["model"].id
 
 
 class TestRetrainedModel:
