@@ -12,6 +12,8 @@ from tfx_mobile.records import (
     InputRange,
     ModelFileRecord,
     OpRecord,
+    RepairRecord,
+    RepairTrial,
     SignatureRecord,
     SourceModelRecord,
     TensorRecord,
@@ -23,6 +25,20 @@ from tfx_mobile.records import (
 SHA = "0" * 64
 
 X = TensorRecord(name="x", dtype="float32", shape=(1, 4))
+REPAIR = RepairRecord(
+    measure="agreement",
+    num_examples=500,
+    num_calibrated=0,
+    float_quality=1.0,
+    quantized_quality=0.25,
+    quality=0.5,
+    repaired=False,
+    reasons=("too small a file was asked for",),
+    float_layers=("a/MatMul",),
+    size_ratio=0.5,
+    trials=(RepairTrial(float_layers=("a/MatMul",), quality=0.5, size_bytes=50),),
+    replay=ConversionRecipe(name="m", quantization="full_integer", batch_size=1, float_layers=("a/MatMul",)),
+)
 VARIANT = Variant(
     recipe=ConversionRecipe(name="float32", quantization="none", batch_size=1),
     path="float32/model.tflite",
@@ -71,16 +87,17 @@ GOLDEN = (
     f'"source":{{"inputs":[{TENSOR_JSON}],"outputs":[{TENSOR_JSON}],"parses_examples":true,"route":"resigned",'
     f'"sha256":"{SHA}","signature":"serving_default","uri":"models/1"}},'
     '"variants":['
-    '{"failure":null,"file":{"custom_ops":[],"gzip_bytes":9,"min_runtime_version":"1.14.0",'
+    '{"calibrated":null,"failure":null,"file":{"custom_ops":[],"gzip_bytes":9,"min_runtime_version":"1.14.0",'
     '"ops":[{"count":2,"float_count":2,"name":"ADD","version":1}],"select_tf_ops":[],'
     f'"sha256":"{SHA}","signatures":[{{"inputs":[{TENSOR_JSON}],"key":"serving_default","outputs":[{TENSOR_JSON}]}}],'
     '"size_bytes":10},"path":"float32/model.tflite",'
     '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"float32","quantization":"none",'
-    '"quantization_aware":false,"repair":null,"schema_version":2}},'
-    '{"failure":{"advice":"export again","code":"converter_crashed","message":"killed by SIGABRT"},"file":null,'
+    '"quantization_aware":false,"repair":null,"schema_version":2},"repair":null},'
+    '{"calibrated":null,"failure":{"advice":"export again","code":"converter_crashed","message":"killed by SIGABRT"},'
+    '"file":null,'
     '"path":null,'
     '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"int16x8","quantization":"int16x8",'
-    '"quantization_aware":false,"repair":null,"schema_version":2}}],'
+    '"quantization_aware":false,"repair":null,"schema_version":2},"repair":null}],'
     '"versions":{"tfx-mobile":"0.1.0"}}'
 )
 
@@ -88,6 +105,20 @@ GOLDEN = (
 def test_the_manifest_is_this_json():
     assert MANIFEST.to_json().decode() == GOLDEN
     assert VariantManifest.from_json(GOLDEN) == MANIFEST
+
+
+def test_a_repaired_variant_is_this_json():
+    variant = VARIANT.model_copy(update={"calibrated": "shared", "repair": REPAIR})
+    document = json.loads(variant.to_json())
+    assert document["calibrated"] == "shared"
+    assert canonical_json(document["repair"]).decode() == (
+        '{"float_layers":["a/MatMul"],"float_quality":1.0,"measure":"agreement","num_calibrated":0,"num_examples":500,'
+        '"quality":0.5,"quantized_quality":0.25,"reasons":["too small a file was asked for"],"repaired":false,'
+        '"replay":{"batch_size":1,"float_layers":["a/MatMul"],"io_dtype":"float32","name":"m",'
+        '"quantization":"full_integer","quantization_aware":false,"repair":null,"schema_version":2},"size_ratio":0.5,'
+        '"trials":[{"float_layers":["a/MatMul"],"quality":0.5,"size_bytes":50}]}'
+    )
+    assert Variant.from_json(variant.to_json()) == variant
 
 
 def test_only_what_was_converted_counts_as_converted():
