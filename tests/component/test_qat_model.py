@@ -117,5 +117,5 @@ def test_wrong_definitions(parameters: dict[str, Any], message: str) -> None:
 
 
 def test_layers_kept_in_float_need_calibration() -> None:
-    with pytest.raises(RecipeError, match="float_layers .* quantization_aware calibrates nothing"):
+    with pytest.raises(RecipeError, match=r"float_layers .* quantization_aware calibrates nothing"):
         ConversionRecipe(name="a", quantization="full_integer", quantization_aware=True, float_layers=("dense",))

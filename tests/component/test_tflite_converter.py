@@ -82,7 +82,7 @@ def test_every_recipe_from_a_signature_that_parses_examples(
     assert manifest.calibration is not None
     assert (manifest.calibration.num_samples, manifest.calibration.num_examples) == (40, 60)
     assert (manifest.calibration.source, manifest.calibration.num_leaked) == ("signature", 0)
-    assert set(manifest.versions) == {"tfx-mobile", "tensorflow", "ai-edge-litert"}
+    assert set(manifest.versions) == {"tfx-mobile", "tensorflow", "ai-edge-litert", "ai-edge-quantizer"}
     serialized = tf.constant([models.serialize({"image": row["image"]}) for row in EVAL_ROWS])
     expected = _serving_output(model, examples=serialized)["probabilities"]
     for variant in manifest.variants:

@@ -7,6 +7,8 @@ inspection.py   the rules a converted file must meet
 failures.py     what went wrong with one recipe, in words, with advice
 worker.py       the child's side: prepares once, then converts recipe by recipe   (imports TensorFlow)
 quantize.py     one recipe's bytes from a prepared SavedModel                     (imports TensorFlow)
+int4.py         int4 weights from a float32 file, through ai-edge-quantizer
+label_names.py  class names from a schema or a vocabulary
 front_end.py    loads a signature, freezes, cuts and re-signs it                  (imports TensorFlow)
 calibration.py  draws and checks the representative dataset                       (imports TensorFlow)
 """
