@@ -24,6 +24,7 @@ from tensorflow.python.grappler import tf_optimizer
 from tfx_mobile.errors import ConversionError, SignatureError
 from tfx_mobile.recipes import BatchSize
 from tfx_mobile.records import SignatureRecord, TensorRecord
+from tfx_mobile.tflite_converter import loops
 
 Array = npt.NDArray[Any]
 Parse = Callable[[Sequence[bytes]], dict[str, Array]]
@@ -218,6 +219,7 @@ def _fold_constants(graph: Any, inputs: dict[str, Any], outputs: dict[str, Any])
     for op in graph.get_operations():
         if op.type == "ZerosLike" and op.outputs[0].shape.is_fully_defined():
             _make_zeros(nodes[op.name], op.outputs[0])
+    loops.fix_shapes(graph, meta_graph.graph_def)
     for key, tensors in (("inputs", inputs), ("outputs", outputs)):
         for tensor in tensors.values():
             meta_graph.collection_def[key].node_list.value.append(tensor.name)
