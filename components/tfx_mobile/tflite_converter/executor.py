@@ -11,7 +11,6 @@ from typing import Any
 
 from tfx.dsl.components.base.base_executor import BaseExecutor
 from tfx.types.artifact import Artifact
-from tfx.utils import io_utils
 
 from tfx_mobile import artifact_io, artifacts
 from tfx_mobile.errors import CalibrationError, ConversionError, RecipeError
@@ -151,7 +150,7 @@ class Executor(BaseExecutor):
             RecipeError: A parameter is not valid.
             SignatureError: The signature cannot be converted at all.
             CalibrationError: The calibration examples are missing or damaged.
-            ConversionError: There is no SavedModel, or every recipe failed.
+            ConversionError: There is no SavedModel and no Keras file, or every recipe failed.
         """
         recipes = resolve_recipes(
             artifact_io.from_json(exec_properties["recipes"], "recipes", _RECIPES_EXAMPLE, RecipeError)
@@ -187,7 +186,7 @@ class Executor(BaseExecutor):
                 examples, spec.split, "CalibrationSpec(split=...)", CalibrationError
             )
         with tempfile.TemporaryDirectory(prefix="tfx-mobile-") as temp:
-            saved_model = _local_copy(saved_model_uri, Path(temp) / "saved_model")
+            saved_model = artifact_io.local_copy(saved_model_uri, str(Path(temp) / "saved_model"))
             work_dir = Path(temp) / "work"
             work_dir.mkdir()
             job = Job(
@@ -213,14 +212,6 @@ class Executor(BaseExecutor):
                 outputs=conversion.signature.outputs,
             )
             _write(variants, conversion, source, batch_size)
-
-
-def _local_copy(uri: str, directory: Path) -> str:
-    """`uri` itself if it is local, else the path of a copy in `directory`."""
-    if "://" not in uri:
-        return uri
-    io_utils.copy_dir(uri, str(directory))
-    return str(directory)
 
 
 def _require_one(conversion: Conversion) -> None:
