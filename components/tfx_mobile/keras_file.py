@@ -103,8 +103,8 @@ def _read(path: str) -> tuple[str, Any]:
         return _read_zip(path) if path.endswith(".keras") and zipfile.is_zipfile(path) else _read_hdf5(path)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ConversionError(
-            f"{_name(path)} is no Keras file with a whole model: {type(error).__name__}: {error}. Save the model itself "
-            f"(model.save), not only its weights, and check that the file is complete. {_SAVED_MODEL_ADVICE}."
+            f"{_name(path)} is no Keras file with a whole model: {type(error).__name__}: {error}. Save the model "
+            f"itself (model.save), not only its weights, and check that the file is complete. {_SAVED_MODEL_ADVICE}."
         ) from error
 
 
@@ -141,8 +141,8 @@ def _refuse_code(path: str, config: Any) -> None:
             )
         if isinstance(kind, str) and isinstance(module, str) and module.split(".")[0] not in _KERAS_PACKAGES:
             raise ConversionError(
-                f"The Keras file {_name(path)} needs the class {module}.{kind}, and a Keras file does not hold its code "
-                "(also not with keras.saving.register_keras_serializable, which only helps where the class is "
+                f"The Keras file {_name(path)} needs the class {module}.{kind}, and a Keras file does not hold its "
+                "code (also not with keras.saving.register_keras_serializable, which only helps where the class is "
                 f"imported). {_SAVED_MODEL_ADVICE}: it needs no class."
             )
 

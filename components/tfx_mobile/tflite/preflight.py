@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,16 @@ from tfx_mobile.errors import ModelFileError
 from tfx_mobile.records import Failure, sha256_of
 from tfx_mobile.tflite.flatbuffer import inspect_model
 
+if TYPE_CHECKING:
+    from tfx_mobile.tflite.runtime import SignatureRunner
+
+# For every open size but the batch's, one after the other until the file runs: one that several strided convolutions
+# still fit into, a usual image, and what is left for models that want exactly one.
+_OPEN_SIZES = (32, 224, 1)
+
+_OPEN_ADVICE = (
+    "Fix the sizes with TFLiteConverter(input_shapes={...}), so that the file can be run before it is trusted."
+)
 _ADVICE = "Do not ship this file. Convert the model again, or leave this recipe out."
 
 
@@ -25,7 +35,8 @@ def preflight(path: str | Path, *, sha256: str, deadline_seconds: float = 120.0)
 
     Returns:
         None if the file can be trusted, else what is wrong: code `altered`, `corrupt`, `not_loadable`,
-        `interpreter_crashed` or `interpreter_timeout`.
+        `interpreter_crashed`, `interpreter_timeout`, or `not_verified` for a file that loads and whose inputs have
+        open sizes, none of the tried ones of which it could be run with.
     """
     data = Path(path).read_bytes()
     if (actual := sha256_of(data)) != sha256:
@@ -41,9 +52,11 @@ def preflight(path: str | Path, *, sha256: str, deadline_seconds: float = 120.0)
     request = {"path": str(Path(path).resolve())}
     try:
         for event in child_process.run(f"{__name__}:load_and_run", request, deadline_seconds=deadline_seconds):
-            if event["error"]:
-                return Failure(code="not_loadable", message=event["error"], advice=_ADVICE)
-            return None
+            if event["error"] is None:
+                return None
+            if event["open_sizes"]:
+                return Failure(code="not_verified", message=event["error"], advice=_OPEN_ADVICE)
+            return Failure(code="not_loadable", message=event["error"], advice=_ADVICE)
         return Failure(code="not_loadable", message="The interpreter process ended without an answer.", advice=_ADVICE)
     except child_process.ChildDied as died:
         code = {"crashed": "interpreter_crashed", "timeout": "interpreter_timeout"}.get(died.cause, "not_loadable")
@@ -51,20 +64,50 @@ def preflight(path: str | Path, *, sha256: str, deadline_seconds: float = 120.0)
 
 
 def load_and_run(request: dict[str, Any], emit: child_process.Emit) -> None:
-    """Loads `request["path"]` and runs each signature once on zeros; emits `{"error": text or None}`."""
+    """Loads `request["path"]` and runs each signature once on zeros.
+
+    Emits `{"error": text or None, "open_sizes": whether the error is that no tried size fits}`.
+    """
     from tfx_mobile.tflite.runtime import SignatureRunner
 
     data = Path(request["path"]).read_bytes()
     error: str | None = None
+    open_sizes = False
     try:
         for signature in inspect_model(data).signatures:
             runner = SignatureRunner(data, signature.key)
-            runner.run({name: _zeros(record.shape, record.dtype) for name, record in runner.inputs.items()})
+            if open_sizes := any(-1 in record.shape[1:] for record in runner.inputs.values()):
+                _run_with_some_size(data, signature.key)
+            else:
+                _run(runner)
     except (ModelFileError, RuntimeError, ValueError) as problem:
         error = str(problem)
-    emit({"error": error})
+    emit({"error": error, "open_sizes": open_sizes})
 
 
-def _zeros(shape: tuple[int, ...], dtype: str) -> Any:
-    sizes = [max(size, 1) for size in shape]
-    return np.full(sizes, b"", object) if dtype == "string" else np.zeros(sizes, dtype)
+def _run_with_some_size(data: bytes, key: str) -> None:
+    from tfx_mobile.tflite.runtime import SignatureRunner
+
+    problem: Exception | None = None
+    for size in _OPEN_SIZES:
+        # A new interpreter each time: one that failed to resize may stay in a state of its own.
+        runner = SignatureRunner(data, key)
+        try:
+            _run(runner, size)
+            return
+        except (RuntimeError, ValueError) as error:
+            problem = error
+    shapes = {name: list(record.shape) for name, record in runner.inputs.items()}
+    raise RuntimeError(
+        f"The inputs of signature {key!r} have open sizes, {shapes}, and it runs with none of "
+        f"{', '.join(map(str, _OPEN_SIZES))} in their place: {problem}"
+    )
+
+
+def _run(runner: SignatureRunner, open_size: int = 1) -> None:
+    """Runs a model on zeros, one row if its batch size is open."""
+    zeros = {}
+    for name, record in runner.inputs.items():
+        sizes = [abs(record.shape[0]), *(open_size if s == -1 else s for s in record.shape[1:])] if record.shape else []
+        zeros[name] = np.full(sizes, b"", object) if record.dtype == "string" else np.zeros(sizes, record.dtype)
+    runner.run(zeros)

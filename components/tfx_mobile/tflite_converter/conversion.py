@@ -122,7 +122,12 @@ def _run_children(job: Job, deadline_seconds: float) -> tuple[Prepared, dict[str
                     "at fault; raise deadline_seconds if it only takes long."
                 ) from died
             if waiting:
-                problems[waiting.pop(0).name] = failures.from_death(died, deadline_seconds, prepared.direct_reason)
+                recipe = waiting.pop(0)
+                source = prepared.source(recipe)
+                failure = failures.from_death(died, deadline_seconds, prepared.direct_reason)
+                if died.cause == "crashed":
+                    failure = failures.of_recurrent_model(failure, recipe, source.loops, source.state)
+                problems[recipe.name] = failure
     # A child that ended without an error has prepared, and so did one whose death cost a recipe.
     return cast(Prepared, prepared), problems
 

@@ -16,6 +16,13 @@ from tensorflow.python.framework.function_def_to_graph import function_def_to_gr
 _LOOPS = ("While", "StatelessWhile")
 
 
+def names(graph: Any) -> list[str]:
+    """Names of the loops in a graph and in the functions it calls; a layer's loop is named as the layer."""
+    graph_def = graph.as_graph_def()
+    nodes = [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]
+    return sorted({node.name.removesuffix("/while") for node in nodes if node.op in _LOOPS})
+
+
 def fix_shapes(graph: Any, graph_def: Any) -> None:
     """Writes into `graph_def` what follows for its loops from the shapes of their inputs.
 
@@ -54,7 +61,7 @@ def _elements_taken(loop: Any) -> dict[int, list[int]]:
 def _elements_put(loop: Any, body: Any) -> dict[int, list[int]]:
     """Shape of an element by loop variable, for lists that are filled by the loop."""
     variables = {tensor.name: index for index, tensor in enumerate(body.inputs)}
-    puts = [op for op in body.get_operations() if op.type == "TensorListSetItem" and op.inputs[2].shape.rank is not None]
+    puts = [op for op in body.get_operations() if op.type == "TensorListSetItem"]
     found = {variables.get(_source(op.inputs[0]).name): op.inputs[2].shape for op in puts}
     return {
         index: shape.as_list()

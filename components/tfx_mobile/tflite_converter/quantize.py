@@ -15,7 +15,14 @@ from tfx_mobile.recipes import ConversionRecipe
 Representative = Callable[[], Iterator[dict[str, Any]]]
 
 
-def convert(recipe: ConversionRecipe, saved_model: str, signature_key: str, representative: Representative) -> bytes:
+def convert(
+    recipe: ConversionRecipe,
+    saved_model: str,
+    signature_key: str,
+    representative: Representative,
+    *,
+    has_state: bool = False,
+) -> bytes:
     """The `.tflite` bytes of one variant.
 
     Args:
@@ -24,8 +31,10 @@ def convert(recipe: ConversionRecipe, saved_model: str, signature_key: str, repr
         signature_key: The signature to convert.
         representative: Gives the representative dataset anew at each call: one dict of arrays by input name per
             sample, each [batch, ...].
+        has_state: Whether the signature assigns variables; they become variables of the `.tflite`.
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[signature_key])
+    converter.experimental_enable_resource_variables = has_state
     if recipe.quantization != "none":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if recipe.quantization == "float16":

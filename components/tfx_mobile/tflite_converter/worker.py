@@ -10,15 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from tfx_mobile import keras_file
 from tfx_mobile.child_process import Emit
-from tfx_mobile.errors import ConversionError
+from tfx_mobile.errors import ConversionError, SignatureError
 from tfx_mobile.recipes import BatchSize, CalibrationSpec, ConversionRecipe
 from tfx_mobile.records import CalibrationRecord, Record, SignatureRecord
 from tfx_mobile.tflite_converter import failures
+
+if TYPE_CHECKING:
+    from tfx_mobile.tflite_converter.front_end import LoadedSignature
 
 MODEL_FILE = "model.tflite"
 
@@ -32,7 +36,7 @@ class Job(Record):
     """What the child is asked to do.
 
     Attributes:
-        saved_model: Local path of the SavedModel.
+        saved_model: Local path of the SavedModel, or of a Keras file.
         signature_name: Which of its signatures.
         recipes: What to make of it, in this order.
         batch_size: For recipes that do not set their own.
@@ -64,11 +68,15 @@ class Source(Record):
         saved_model: Where it lies.
         batch_size: The batch size of its signature.
         signature: Its signature; the only one that is converted.
+        state: Names of the variables that a call changes.
+        loops: Names of its loops, which recurrent layers have.
     """
 
     saved_model: str
     batch_size: BatchSize
     signature: SignatureRecord
+    state: tuple[str, ...] = ()
+    loops: tuple[str, ...] = ()
 
 
 class Prepared(Record):
@@ -115,9 +123,16 @@ def serve(request: dict[str, Any], emit: Emit) -> None:
     for recipe in job.recipes:
         try:
             source = prepared.source(recipe)
-            data = quantize.convert(recipe, source.saved_model, source.signature.key, _representative(source, job))
+            data = quantize.convert(
+                recipe,
+                source.saved_model,
+                source.signature.key,
+                _representative(source, job),
+                has_state=bool(source.state),
+            )
         except Exception as error:  # noqa: BLE001 - whatever TensorFlow raises costs this recipe only
             failure = failures.from_exception(recipe, error, job.work_dir)
+            failure = failures.of_recurrent_model(failure, recipe, source.loops, source.state)
             emit({"event": "failed", "recipe": recipe.name, "failure": failure.model_dump(mode="json")})
             continue
         path = Path(job.work_dir) / recipe.name / MODEL_FILE
@@ -129,7 +144,12 @@ def serve(request: dict[str, Any], emit: Emit) -> None:
 def _prepare(job: Job, progress: Callable[[], None]) -> Prepared:
     from tfx_mobile.tflite_converter import calibration, front_end
 
-    signature = front_end.load_signature(job.saved_model, job.signature_name)
+    saved_model = job.saved_model
+    if keras_file.is_keras_file(saved_model):
+        saved_model = str(Path(job.work_dir) / "exported")
+        keras_file.export_here(job.saved_model, saved_model)
+        progress()
+    signature = front_end.load_signature(saved_model, job.signature_name)
     progress()
     frozen: front_end.FrozenSignature | None = None
     direct_reason: str | None = "direct conversion was asked for"
@@ -138,15 +158,23 @@ def _prepare(job: Job, progress: Callable[[], None]) -> Prepared:
             frozen, direct_reason = front_end.FrozenSignature(signature), None
         except front_end.CannotFreezeError as error:
             direct_reason = str(error)
+    if frozen is None and job.input_shapes:
+        raise SignatureError(
+            f"input_shapes={job.input_shapes!r} cannot be applied, because {direct_reason}: the SavedModel is "
+            "converted as it was saved. Leave input_shapes out, and fix the sizes in the signature in run_fn."
+        )
     progress()
     sources = {}
     for size in {recipe.batch_size or job.batch_size: None for recipe in job.recipes}:
         if frozen is None:
-            sources[str(size)] = _as_saved(job.saved_model, signature.record())
+            sources[str(size)] = _as_saved(saved_model, signature)
         else:
             directory = str(Path(job.work_dir) / f"resigned-{size}")
             sources[str(size)] = Source(
-                saved_model=directory, batch_size=size, signature=frozen.resign(directory, size)
+                saved_model=directory,
+                batch_size=size,
+                signature=frozen.resign(directory, size, job.input_shapes),
+                loops=signature.loops(),
             )
         progress()
     record = None
@@ -166,10 +194,17 @@ def _prepare(job: Job, progress: Callable[[], None]) -> Prepared:
     )
 
 
-def _as_saved(saved_model: str, signature: SignatureRecord) -> Source:
+def _as_saved(saved_model: str, signature: LoadedSignature) -> Source:
     """The SavedModel itself as a source; its batch size is what it was saved with."""
-    first = signature.inputs[0].shape[0] if signature.inputs else -1
-    return Source(saved_model=saved_model, batch_size="dynamic" if first == -1 else first, signature=signature)
+    record = signature.record()
+    first = record.inputs[0].shape[0] if record.inputs else -1
+    return Source(
+        saved_model=saved_model,
+        batch_size="dynamic" if first == -1 else first,
+        signature=record,
+        state=signature.assigned_variables(),
+        loops=signature.loops(),
+    )
 
 
 def _representative(source: Source, job: Job) -> Callable[[], Iterator[dict[str, Any]]]:
