@@ -283,7 +283,7 @@ def _fold_constants(graph: Any, inputs: dict[str, Any], outputs: dict[str, Any])
     for op in graph.get_operations():
         if op.type == "ZerosLike" and op.outputs[0].shape.is_fully_defined():
             _make_zeros(nodes[op.name], op.outputs[0])
-    loops.fix_shapes(graph, meta_graph.graph_def)
+    loops.fix_shapes(meta_graph.graph_def)
     for key, tensors in (("inputs", inputs), ("outputs", outputs)):
         for tensor in tensors.values():
             meta_graph.collection_def[key].node_list.value.append(tensor.name)

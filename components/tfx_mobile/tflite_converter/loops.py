@@ -7,7 +7,6 @@ such lists and needs their size. Runs in the child process only.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import tensorflow as tf
@@ -23,32 +22,42 @@ def names(graph: Any) -> list[str]:
     return sorted({node.name.removesuffix("/while") for node in nodes if node.op in _LOOPS})
 
 
-def fix_shapes(graph: Any, graph_def: Any) -> None:
-    """Writes into `graph_def` what follows for its loops from the shapes of their inputs.
+def fix_shapes(graph_def: Any) -> None:
+    """Writes into a graph what follows for its loops from the shapes of their inputs.
 
     What stays open (another open size than the batch, results whose shape changes from round to round) is left as it
     is.
-
-    Args:
-        graph: The graph, with the shapes of its inputs.
-        graph_def: The same graph, to be changed.
     """
-    loops = [op for op in graph.get_operations() if op.type in _LOOPS]
-    bodies = Counter(loop.get_attr("body").name for loop in loops)
-    functions = {function.signature.name: function for function in graph_def.library.function}
+    done: set[str] = set()
+    while any(node.op in _LOOPS and node.name not in done for node in graph_def.node):
+        # Imported anew for each loop, since what a loop gets may be what the one before it gives.
+        with tf.Graph().as_default() as graph:
+            tf.graph_util.import_graph_def(graph_def, name="")
+        # Operations are in the order of computation.
+        loop = next(op for op in graph.get_operations() if op.type in _LOOPS and op.name not in done)
+        done.add(loop.name)
+        _fix_loop(loop, graph_def)
+
+
+def _fix_loop(loop: Any, graph_def: Any) -> None:
+    name = loop.get_attr("body").name
+    if sum(_calls(node, name) for node in graph_def.node) > 1:
+        return
+    (function,) = (function for function in graph_def.library.function if function.signature.name == name)
     nodes = {node.name: node for node in graph_def.node}
-    for loop in loops:
-        name = loop.get_attr("body").name
-        if bodies[name] == 1:
-            elements = _elements_taken(loop)
-            _fix_function(functions[name], elements)
-            body = _body(loop, functions[name])
-            elements |= _elements_put(loop, body)
-            _fix_graph(graph, graph_def, nodes, loop, elements)
-            shapes = nodes[loop.name].attr["output_shapes"].list.shape
-            for shape, before, after in zip(shapes, loop.inputs, body.outputs, strict=False):
-                if before.shape.is_fully_defined() and before.shape == after.shape:
-                    shape.CopyFrom(before.shape.as_proto())
+    elements = _elements_taken(loop)
+    _fix_function(function, elements)
+    body = _body(loop, function)
+    elements |= _elements_put(loop, body)
+    _fix_neighbours(graph_def, nodes, loop, elements)
+    shapes = nodes[loop.name].attr["output_shapes"].list.shape
+    for shape, before, after in zip(shapes, loop.inputs, body.outputs, strict=False):
+        if before.shape.is_fully_defined() and before.shape == after.shape:
+            shape.CopyFrom(before.shape.as_proto())
+
+
+def _calls(node: Any, function: str) -> bool:
+    return any(value.func.name == function for value in node.attr.values())
 
 
 def _elements_taken(loop: Any) -> dict[int, list[int]]:
@@ -98,18 +107,17 @@ def _body(loop: Any, function: Any) -> Any:
         return function_def_to_graph(function, input_shapes=shapes)
 
 
-def _fix_graph(graph: Any, graph_def: Any, nodes: dict[str, Any], loop: Any, elements: dict[int, list[int]]) -> None:
-    """Tells the ops around a loop the size of the elements of its lists."""
+def _fix_neighbours(graph_def: Any, nodes: dict[str, Any], loop: Any, elements: dict[int, list[int]]) -> None:
+    """Tells the ops that make lists for a loop and read them after it the size of the elements."""
     outputs = {tensor.name: index for index, tensor in enumerate(loop.outputs)}
-    ops = [(op, 1, outputs.get(_source(op.inputs[0]).name)) for op in graph.get_operations() if op.type in _READERS]
-    ops += [(_source(tensor).op, 0, index) for index, tensor in enumerate(loop.inputs)]
-    for op, position, index in ops:
-        if op.type in (*_READERS, "TensorListReserve") and index in elements:
-            name = f"{op.name}/element_shape_fixed"
-            nodes[op.name].input[position] = _constant(graph_def.node, name, elements[index])
-
-
-_READERS = ("TensorListStack",)
+    made = [(_source(tensor).op, index) for index, tensor in enumerate(loop.inputs)]
+    stacks = [op for op in loop.graph.get_operations() if op.type == "TensorListStack"]
+    read = [(op, outputs.get(_source(op.inputs[0]).name, -1)) for op in stacks]
+    for op_type, position, ops in (("TensorListReserve", 0, made), ("TensorListStack", 1, read)):
+        for op, index in ops:
+            if op.type == op_type and index in elements:
+                name = f"{op.name}/element_shape_fixed"
+                nodes[op.name].input[position] = _constant(graph_def.node, name, elements[index])
 
 
 def _constant(nodes: Any, name: str, shape: list[int]) -> str:
