@@ -15,8 +15,9 @@ from typing import Any
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.types.artifact import Artifact
-from tfx.utils import path_utils
+from tfx.utils import io_utils, path_utils
 
+from tfx_mobile import keras_file
 from tfx_mobile.errors import TFXMobileError
 
 _SAVED_MODEL_FILE = "saved_model.pb"
@@ -45,34 +46,72 @@ def from_json(value: Any, parameter: str, example: str, error: type[Exception]) 
 
 
 def find_saved_model(model: Artifact, error: type[TFXMobileError]) -> str:
-    """Uri of the SavedModel: where Trainer puts it, or at the artifact's root for one that an Importer brought."""
+    """Uri of the SavedModel, or of the Keras file if there is none.
+
+    It lies where Trainer puts it, or at the artifact's root for one that an Importer brought.
+    """
     serving = path_utils.serving_model_path(model.uri, path_utils.is_old_model_artifact(model))
     candidates: list[str] = [serving, model.uri]
     for candidate in candidates:
         if fileio.exists(posixpath.join(candidate, _SAVED_MODEL_FILE)):
             return candidate
+    for candidate in candidates:
+        names = sorted(fileio.listdir(candidate)) if fileio.isdir(candidate) else []
+        keras_files = [name for name in names if keras_file.is_keras_file(name)]
+        if len(keras_files) > 1:
+            raise error(
+                f"{candidate} holds no SavedModel and {len(keras_files)} Keras files: {', '.join(keras_files)}. Leave "
+                "the one to convert, or save a SavedModel beside them."
+            )
+        if keras_files:
+            return posixpath.join(candidate, keras_files[0])
     held = sorted(fileio.listdir(model.uri)) if fileio.isdir(model.uri) else "nothing, it is no folder"
     raise error(
         f"The model artifact {model.uri} holds no SavedModel: there is no {_SAVED_MODEL_FILE} in "
-        f"{' or '.join(candidates)}. It holds: {held}. Let run_fn save to fn_args.serving_model_dir, with "
-        "tf.saved_model.save or model.export; a .keras or .h5 file is not a SavedModel."
+        f"{' or '.join(candidates)}, and no .keras or .h5 file either. It holds: {held}. Let run_fn save to "
+        "fn_args.serving_model_dir, with tf.saved_model.save or model.export."
     )
 
 
+def local_copy(uri: str, directory: str) -> str:
+    """`uri` itself if it is local, else the path of a copy in `directory`.
+
+    Args:
+        uri: What `find_saved_model` found.
+        directory: Local folder that does not exist yet.
+    """
+    if "://" not in uri:
+        return uri
+    if not keras_file.is_keras_file(uri):
+        io_utils.copy_dir(uri, directory)
+        return directory
+    target = posixpath.join(directory, posixpath.basename(uri))
+    io_utils.copy_file(uri, target)
+    return target
+
+
 def saved_model_sha256(uri: str) -> str:
-    """SHA-256 over the sorted relative paths, sizes and contents of a SavedModel's files."""
+    """SHA-256 over the sorted relative paths, sizes and contents of a SavedModel's files, or over a Keras file."""
+    if keras_file.is_keras_file(uri):
+        return _contents(uri)[0].hex()
     digest = hashlib.sha256()
     root = uri.rstrip("/")
     for path in sorted(posixpath.join(folder, name) for folder, _, names in fileio.walk(root) for name in names):
-        contents = hashlib.sha256()
-        size = 0
-        with fileio.open(path, "rb") as stream:
-            while chunk := stream.read(_READ_BYTES):
-                contents.update(chunk)
-                size += len(chunk)
+        contents, size = _contents(path)
         name = path[len(root) :].strip("/").encode()
-        digest.update(b"%d:%s:%d:%s" % (len(name), name, size, contents.digest()))
+        digest.update(b"%d:%s:%d:%s" % (len(name), name, size, contents))
     return digest.hexdigest()
+
+
+def _contents(path: str) -> tuple[bytes, int]:
+    """SHA-256 and size of a file."""
+    contents = hashlib.sha256()
+    size = 0
+    with fileio.open(path, "rb") as stream:
+        while chunk := stream.read(_READ_BYTES):
+            contents.update(chunk)
+            size += len(chunk)
+    return contents.digest(), size
 
 
 def split_files(examples: Iterable[Artifact], split: str, set_with: str, error: type[TFXMobileError]) -> list[str]:

@@ -284,10 +284,13 @@ def test_leakage_is_refused_on_request(
 
 def test_without_a_saved_model(step: Step, tmp_path: Path) -> None:
     (tmp_path / "m" / "Format-Serving").mkdir(parents=True)
-    (tmp_path / "m" / "Format-Serving" / "model.keras").write_bytes(b"")
+    (tmp_path / "m" / "Format-Serving" / "model.pth").write_bytes(b"")
     with pytest.raises(
-        ConversionError, match=r"holds no SavedModel: there is no saved_model\.pb.*Format-Serving.*run_fn"
+        ConversionError, match=r"holds no SavedModel: there is no saved_model\.pb.*Format-Serving.*\.keras.*run_fn"
     ):
+        step.run(tmp_path / "m", ["float32"])
+    (tmp_path / "m" / "Format-Serving" / "model.keras").write_bytes(b"")
+    with pytest.raises(ConversionError, match=r"'model\.keras' is no Keras file with a whole model"):
         step.run(tmp_path / "m", ["float32"])
     assert not any(step.output.iterdir())
 

@@ -97,7 +97,8 @@ def test_examples_that_do_not_fit(row: dict[str, Any], problem: str) -> None:
 
 
 def test_parser_that_gives_another_shape_or_type() -> None:
-    for values in (np.zeros((1, 8), np.float32), np.zeros((1, 16), np.float64)):
+    # The middle one, a sample without its batch dimension, TensorFlow's converter would take without a word.
+    for values in (np.zeros((1, 8), np.float32), np.zeros(16, np.float32), np.zeros((1, 16), np.float64)):
         with pytest.raises(CalibrationError, match="Calibration values of input 'image' are float"):
             calibration.samples([b""], lambda _, values=values: {"image": values}, [IMAGE])  # type: ignore[misc]
 

@@ -14,6 +14,7 @@ from tfx_mobile.quantization_evaluator.predict import (
     VariantFile,
     describe_saved_model,
     not_finite_rows,
+    with_sizes,
 )
 from tfx_mobile.records import sha256_of
 from tfx_mobile.tflite.runtime import SignatureRunner, quantize
@@ -196,6 +197,36 @@ def test_a_file_that_changed_after_preflight_is_refused(saved_model, files):
     changed = VariantFile("float32", files["batch_1"].uri, files["float32"].sha256, "serving_default")
     with pytest.raises(ModelFileError, match="changed while it was evaluated"):
         Models("saved_model", baseline(saved_model), [changed])
+
+
+def test_several_outputs_and_sizes_that_only_the_variant_fixes(tmp_path):
+    """Two outputs by name, and a float model that leaves the size open which the variant has fixed."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    saved, fixed = (
+        models.traced(tf.TensorSpec(shape, tf.float32, name="image"))(
+            lambda image: {"total": tf.reduce_sum(image, [1, 2]), "first": image[:, 0] * 2}
+        )
+        for shape in ([None, None, 4], [1, 4, 4])
+    )
+    tf.saved_model.save(module, str(tmp_path / "open"), signatures={"serving_default": saved})
+    tf.saved_model.save(module, str(tmp_path / "fixed"), signatures={"serving_default": fixed})
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "fixed"), signature_keys=["serving_default"])
+    data = converter.convert()
+    (tmp_path / "file").write_bytes(data)
+    variant = VariantFile("variant", str(tmp_path / "file"), sha256_of(data), "serving_default")
+    (record,) = SignatureRunner(data).inputs.values()
+    described = baseline(str(tmp_path / "open"))
+    assert described.inputs["image"].shape == (-1, -1, 4)
+    sized = with_sizes(described, [record])
+    assert sized.inputs["image"].shape == (-1, 4, 4)
+    # Features are flat: tf.Examples know no shapes.
+    outputs = Models("saved_model", sized, [variant]).predict({"image": IMAGES}, SERIALIZED)
+    for model in ("saved_model", "variant"):
+        assert sorted(outputs[model]) == ["first", "total"]
+        np.testing.assert_allclose(outputs[model]["total"], IMAGES.sum(axis=1), rtol=1e-5)
+        np.testing.assert_allclose(outputs[model]["first"], IMAGES[:, :4] * 2, rtol=1e-6)
 
 
 def test_an_unknown_signature_is_an_error_that_names_the_others(saved_model):

@@ -147,6 +147,23 @@ class TestPreflight:
         failure = preflight(self.write(tmp_path, int8), sha256=sha256_of(int8), deadline_seconds=0.001)
         assert failure.code == "interpreter_timeout"
 
+    @pytest.mark.parametrize(
+        ("size", "verified"),
+        [(None, True), (32, True), (224, True), (1, True), (7, False)],
+        ids=["any", "32", "224", "1", "7"],
+    )
+    def test_open_sizes_are_chosen_so_that_the_file_runs(self, tmp_path, size, verified):
+        data = tflite_files.open_size(size)
+        assert inspect_model(data).signature().inputs[0].shape == (1, -1, 3)
+        failure = preflight(self.write(tmp_path, data), sha256=sha256_of(data))
+        if verified:
+            assert failure is None
+        else:
+            assert failure.code == "not_verified"
+            assert "'x': [1, -1, 3]" in failure.message
+            assert "none of 32, 224, 1 " in failure.message
+            assert "input_shapes" in failure.advice
+
 
 class TestQuantize:
     # Scale 2/255 and zero point 0, the worked example of TensorFlow Lite's int8 quantization.

@@ -15,9 +15,10 @@ from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.types.artifact import Artifact
+from tfx.utils import io_utils
 
-from tfx_mobile import artifact_io, artifacts
-from tfx_mobile.errors import EvalConfigError, EvaluationError
+from tfx_mobile import artifact_io, artifacts, keras_file
+from tfx_mobile.errors import ConversionError, EvalConfigError, EvaluationError
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator import gates, predict, report
 from tfx_mobile.records import (
@@ -46,6 +47,10 @@ FINGERPRINT_KEY = "fingerprint"
 EVALUATION_KEY = "evaluation"
 BLESSING_KEY = "blessing"
 BLESSED_MODEL_KEY = "blessed_model"
+
+# A folder of the evaluation artifact, for the time of the evaluation.
+_EXPORTED = "exported_model"
+_EXPORT_SECONDS = 600.0
 
 DEFAULT_SPLITS = ("eval",)
 
@@ -133,7 +138,7 @@ class Executor(BaseBeamExecutor):
         examples = input_dict.get(EXAMPLES_KEY) or []
         variants = artifact_io.single(input_dict, VARIANTS_KEY, EvaluationError)
         manifest = _read_manifest(variants)
-        baseline = _describe_baseline(artifact_io.single(input_dict, MODEL_KEY, EvaluationError), manifest, config)
+        model_uri = _find_model(artifact_io.single(input_dict, MODEL_KEY, EvaluationError), manifest)
         if not examples:
             raise EvaluationError("There are no examples to evaluate. Wire examples=example_gen.outputs['examples'].")
         choose = "example_splits=[...]"
@@ -144,22 +149,25 @@ class Executor(BaseBeamExecutor):
 
         from tfx_mobile.quantization_evaluator import evaluation
 
-        transform = None
-        if input_dict.get(TRANSFORM_GRAPH_KEY):
-            transform = evaluation.find_transform(
-                files,
-                baseline,
-                () if manifest.source.parses_examples else manifest.source.inputs,
-                artifact_io.single(input_dict, TRANSFORM_GRAPH_KEY, EvaluationError).uri,
-                _schema_file(input_dict),
-            )
-        evaluation.check_examples(files, baseline, eval_configs.feature_keys(config), transform)
-        failures = _find_failures(variants, manifest)
-        runnable = [v for v in manifest.converted() if v.name not in failures]
         make_source = tfxio_utils.get_tfxio_factory_from_artifact(
             examples, _TELEMETRY, raw_record_column_name=evaluation.RAW_RECORD_COLUMN
         )
+        exported_uri = posixpath.join(outputs[EVALUATION_KEY].uri, _EXPORTED)
         try:
+            saved_model_uri = _export(model_uri, exported_uri) if keras_file.is_keras_file(model_uri) else model_uri
+            baseline = _describe_baseline(saved_model_uri, manifest, config)
+            transform = None
+            if input_dict.get(TRANSFORM_GRAPH_KEY):
+                transform = evaluation.find_transform(
+                    files,
+                    baseline,
+                    () if manifest.source.parses_examples else manifest.source.inputs,
+                    artifact_io.single(input_dict, TRANSFORM_GRAPH_KEY, EvaluationError).uri,
+                    _schema_file(input_dict),
+                )
+            evaluation.check_examples(files, baseline, eval_configs.feature_keys(config), transform)
+            failures = _find_failures(variants, manifest)
+            runnable = [v for v in manifest.converted() if v.name not in failures]
             measurement = evaluation.measure(
                 self._make_beam_pipeline,
                 [make_source(paths).BeamSource() for paths in files.values()],
@@ -192,6 +200,8 @@ class Executor(BaseBeamExecutor):
                 gated_metrics=eval_configs.gated_metrics(config),
                 error_splits=gates.split_errors(manifest.variants, measurement.models),
             )
+            if saved_model_uri == exported_uri:
+                fileio.rmtree(exported_uri)
             _write(outputs, record, manifest, variants)
         except BaseException:
             _discard(outputs.values())
@@ -217,14 +227,32 @@ def _read_manifest(variants: Artifact) -> VariantManifest:
     return manifest
 
 
-def _describe_baseline(model: Artifact, manifest: VariantManifest, config: Any) -> predict.FloatModel:
+def _find_model(model: Artifact, manifest: VariantManifest) -> str:
+    """Uri of the SavedModel or Keras file that the variants were converted from."""
     uri = artifact_io.find_saved_model(model, EvaluationError)
-    source = manifest.source
-    if (sha256 := artifact_io.saved_model_sha256(uri)) != source.sha256:
+    if (sha256 := artifact_io.saved_model_sha256(uri)) != manifest.source.sha256:
         raise EvaluationError(
-            f"The SavedModel {uri} is not the one the variants were converted from: it hashes to {sha256}, their "
-            f"manifest says {source.sha256}. Wire the same model to TFLiteConverter and QuantizationEvaluator."
+            f"The model {uri} is not the one the variants were converted from: it hashes to {sha256}, their manifest "
+            f"says {manifest.source.sha256}. Wire the same model to TFLiteConverter and QuantizationEvaluator."
         )
+    return uri
+
+
+def _export(uri: str, target: str) -> str:
+    """Exports the model of a Keras file to where Beam's workers can read it; returns `target`."""
+    with tempfile.TemporaryDirectory(prefix="tfx-mobile-") as temp:
+        local = artifact_io.local_copy(uri, posixpath.join(temp, "source"))
+        exported = posixpath.join(temp, "exported")
+        try:
+            keras_file.export(local, exported, deadline_seconds=_EXPORT_SECONDS)
+        except ConversionError as error:
+            raise EvaluationError(f"The float model cannot be run: {error}") from error
+        io_utils.copy_dir(exported, target)
+    return target
+
+
+def _describe_baseline(uri: str, manifest: VariantManifest, config: Any) -> predict.FloatModel:
+    source = manifest.source
     signature = eval_configs.template(config).signature_name or source.signature
     parses_examples = source.parses_examples if signature == source.signature else None
     baseline = predict.describe_saved_model(uri, signature, parses_examples)
@@ -235,7 +263,8 @@ def _describe_baseline(model: Artifact, manifest: VariantManifest, config: Any) 
             f"return {', '.join(expected)}: they cannot be compared. Wire the model the variants were converted from, "
             f"and leave signature_name out of eval_config or set it to {source.signature!r}."
         )
-    return baseline
+    # What TFLiteConverter's input_shapes fixed, the float model still leaves open; tf.Examples know no shapes.
+    return baseline if baseline.parses_examples else predict.with_sizes(baseline, source.inputs)
 
 
 def _schema_file(input_dict: Mapping[str, list[Artifact]]) -> str | None:

@@ -7,7 +7,7 @@ descriptions hold addresses and hashes, and models are opened where they run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,18 @@ def describe_saved_model(uri: str, signature: str, parses_examples: bool | None)
         only = next(iter(inputs.values()))
         parses_examples = len(inputs) == 1 and only.dtype == "string" and len(only.shape) <= 1
     return FloatModel(uri, signature, inputs, tuple(sorted(found.outputs)), parses_examples)
+
+
+def with_sizes(model: FloatModel, inputs: Sequence[TensorRecord]) -> FloatModel:
+    """The same model with the sizes per example of `inputs` where its own inputs leave them open."""
+    known = {record.name: record.shape for record in inputs}
+    sized = {
+        name: record.model_copy(update={"shape": (*record.shape[:1], *known[name][1:])})
+        if len(known.get(name, ())) == len(record.shape)
+        else record
+        for name, record in model.inputs.items()
+    }
+    return replace(model, inputs=sized)
 
 
 class Models:

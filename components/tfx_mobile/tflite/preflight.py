@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,9 +13,19 @@ from tfx_mobile.errors import ModelFileError
 from tfx_mobile.records import Failure, sha256_of
 from tfx_mobile.tflite.flatbuffer import inspect_model
 
+if TYPE_CHECKING:
+    from tfx_mobile.tflite.runtime import SignatureRunner
+
 #: More address space than the runtime and any model that suits a phone need.
 MEMORY_BYTES = 8 << 30
 
+# For every open size but the batch's, one after the other until the file runs: one that several strided convolutions
+# still fit into, a usual image, and what is left for models that want exactly one.
+_OPEN_SIZES = (32, 224, 1)
+
+_OPEN_ADVICE = (
+    "Fix the sizes with TFLiteConverter(input_shapes={...}), so that the file can be run before it is trusted."
+)
 _ADVICE = "Do not ship this file. Convert the model again, or leave this recipe out."
 
 
@@ -32,7 +42,8 @@ def preflight(
 
     Returns:
         None if the file can be trusted, else what is wrong: code `altered`, `corrupt`, `not_loadable`,
-        `interpreter_crashed` or `interpreter_timeout`.
+        `interpreter_crashed`, `interpreter_timeout`, or `not_verified` for a file that loads and whose inputs have
+        open sizes, none of the tried ones of which it could be run with.
     """
     data = Path(path).read_bytes()
     if (actual := sha256_of(data)) != sha256:
@@ -48,9 +59,11 @@ def preflight(
     request = {"path": str(Path(path).resolve()), "memory_bytes": memory_bytes + 4 * len(data)}
     try:
         for event in child_process.run(f"{__name__}:load_and_run", request, deadline_seconds=deadline_seconds):
-            if event["error"]:
-                return Failure(code="not_loadable", message=event["error"], advice=_ADVICE)
-            return None
+            if event["error"] is None:
+                return None
+            if event["open_sizes"]:
+                return Failure(code="not_verified", message=event["error"], advice=_OPEN_ADVICE)
+            return Failure(code="not_loadable", message=event["error"], advice=_ADVICE)
         return Failure(code="not_loadable", message="The interpreter process ended without an answer.", advice=_ADVICE)
     except child_process.ChildDied as died:
         code = {"crashed": "interpreter_crashed", "timeout": "interpreter_timeout"}.get(died.cause, "not_loadable")
@@ -58,20 +71,25 @@ def preflight(
 
 
 def load_and_run(request: dict[str, Any], emit: child_process.Emit) -> None:
-    """Loads `request["path"]` and runs each signature once on zeros; emits `{"error": text or None}`.
+    """Loads `request["path"]` and runs each signature once on zeros.
 
-    A file without signatures, as old converters made them, runs its main subgraph.
+    A file without signatures, as old converters made them, runs its main subgraph. Emits `{"error": text or None,
+    "open_sizes": whether the error is that no tried size fits}`.
     """
     _limit_memory(request["memory_bytes"])
     from tfx_mobile.tflite.runtime import Interpreter, SignatureRunner
 
     data = Path(request["path"]).read_bytes()
     error: str | None = None
+    open_sizes = False
     try:
         signatures = inspect_model(data).signatures
         for signature in signatures:
             runner = SignatureRunner(data, signature.key)
-            runner.run({name: _zeros(record.shape, record.dtype) for name, record in runner.inputs.items()})
+            if open_sizes := any(-1 in record.shape[1:] for record in runner.inputs.values()):
+                _run_with_some_size(data, signature.key)
+            else:
+                _run(runner)
         if not signatures:
             interpreter = Interpreter(model_content=data, num_threads=1)
             interpreter.allocate_tensors()
@@ -81,7 +99,35 @@ def load_and_run(request: dict[str, Any], emit: child_process.Emit) -> None:
             interpreter.invoke()
     except (ModelFileError, RuntimeError, ValueError) as problem:
         error = str(problem)
-    emit({"error": error})
+    emit({"error": error, "open_sizes": open_sizes})
+
+
+def _run_with_some_size(data: bytes, key: str) -> None:
+    from tfx_mobile.tflite.runtime import SignatureRunner
+
+    problem: Exception | None = None
+    for size in _OPEN_SIZES:
+        # A new interpreter each time: one that failed to resize may stay in a state of its own.
+        runner = SignatureRunner(data, key)
+        try:
+            _run(runner, size)
+            return
+        except (RuntimeError, ValueError) as error:
+            problem = error
+    shapes = {name: list(record.shape) for name, record in runner.inputs.items()}
+    raise RuntimeError(
+        f"The inputs of signature {key!r} have open sizes, {shapes}, and it runs with none of "
+        f"{', '.join(map(str, _OPEN_SIZES))} in their place: {problem}"
+    )
+
+
+def _run(runner: SignatureRunner, open_size: int = 1) -> None:
+    """Runs a model on zeros, one row if its batch size is open."""
+    zeros = {}
+    for name, record in runner.inputs.items():
+        batch, rest = record.shape[:1], record.shape[1:]
+        zeros[name] = _zeros((*batch, *(open_size if size == -1 else size for size in rest)), record.dtype)
+    runner.run(zeros)
 
 
 def _limit_memory(size: int) -> None:

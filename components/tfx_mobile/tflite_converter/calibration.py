@@ -281,8 +281,8 @@ def raw_parser(inputs: Sequence[TensorRecord]) -> Parse:
         if -1 in tensor.shape[1:]:
             raise CalibrationError(
                 f"Input {tensor.name!r} has shape {list(tensor.shape)}: without a fixed size per example it cannot be "
-                "calibrated from tf.Examples. Fix the size in the signature in run_fn, or leave out the recipes that "
-                "calibrate."
+                f"calibrated from tf.Examples. Pass input_shapes={{{tensor.name!r}: [...]}} with its sizes per example "
+                "to TFLiteConverter, fix them in the signature in run_fn, or leave out the recipes that calibrate."
             )
         spec[tensor.name] = tf.io.FixedLenFeature(tensor.shape[1:], _example_dtype(tensor.dtype))
 

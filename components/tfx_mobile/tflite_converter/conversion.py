@@ -215,8 +215,13 @@ def _run_lane(
                     "at fault; raise deadline_seconds if it only takes long."
                 ) from died
             if waiting:
-                reason = outcome.prepared.direct_reason
-                outcome.problems[waiting.pop(0)] = failures.from_death(died, deadline_seconds, reason)
+                name = waiting.pop(0)
+                recipe = next(recipe for recipe in job.recipes if recipe.name == name)
+                source = outcome.prepared.source(recipe)
+                failure = failures.from_death(died, deadline_seconds, outcome.prepared.direct_reason)
+                if died.cause == "crashed":
+                    failure = failures.of_recurrent_model(failure, recipe, source.loops, source.state)
+                outcome.problems[recipe.name] = failure
     return outcome
 
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from absl import logging
 from tfx.dsl.components.base.base_executor import BaseExecutor
 from tfx.types.artifact import Artifact
-from tfx.utils import io_utils
 
 from tfx_mobile import artifact_io, artifacts
 from tfx_mobile.errors import CalibrationError, ConversionError, MetadataError, RecipeError
@@ -192,8 +191,8 @@ class Executor(BaseExecutor):
             SignatureError: The signature cannot be converted at all, or is another in `qat_model`.
             CalibrationError: The calibration examples are missing or damaged.
             MetadataError: Metadata is asked for, but MediaPipe's writers are not there.
-            ConversionError: There is no SavedModel, `qat_model` was not trained quantization-aware, or every recipe
-                failed.
+            ConversionError: There is no SavedModel and no Keras file, `qat_model` was not trained quantization-aware, or
+                every recipe failed.
         """
         recipes = resolve_recipes(
             artifact_io.from_json(exec_properties["recipes"], "recipes", _RECIPES_EXAMPLE, RecipeError)
@@ -241,9 +240,9 @@ class Executor(BaseExecutor):
                 f"{tflite_metadata.HOW_TO_INSTALL}"
             )
         with tempfile.TemporaryDirectory(prefix="tfx-mobile-") as temp:
-            saved_model = _local_copy(saved_model_uri, Path(temp) / "saved_model")
+            saved_model = artifact_io.local_copy(saved_model_uri, str(Path(temp) / "saved_model"))
             source_sha256 = artifact_io.saved_model_sha256(saved_model)
-            twin_model = None if twin_uri is None else _local_copy(twin_uri, Path(temp) / "qat_saved_model")
+            twin_model = None if twin_uri is None else artifact_io.local_copy(twin_uri, str(Path(temp) / "qat_model"))
             work_dir = Path(temp) / "work"
             work_dir.mkdir()
             job = Job(
@@ -339,14 +338,6 @@ def _label_names(
     return _Labels()
 
 
-def _local_copy(uri: str, directory: Path) -> str:
-    """`uri` itself if it is local, else the path of a copy in `directory`."""
-    if "://" not in uri:
-        return uri
-    io_utils.copy_dir(uri, str(directory))
-    return str(directory)
-
-
 def _evaluation_files(examples: Sequence[Artifact], spec: CalibrationSpec) -> tuple[list[str], str | None]:
     """The evaluation split's files, or why there are none."""
     if spec.evaluation_split in (None, spec.split):
@@ -363,7 +354,7 @@ def _transform_graph(input_dict: Mapping[str, Sequence[Artifact]], directory: Pa
     if not input_dict.get("transform_graph"):
         return None
     artifact = artifact_io.single(input_dict, "transform_graph", CalibrationError)
-    return _local_copy(artifact.uri, directory / "transform_graph")
+    return artifact_io.local_copy(artifact.uri, str(directory / "transform_graph"))
 
 
 def _schema_file(input_dict: Mapping[str, Sequence[Artifact]], directory: Path) -> str | None:
@@ -371,7 +362,7 @@ def _schema_file(input_dict: Mapping[str, Sequence[Artifact]], directory: Path) 
     if not input_dict.get("schema"):
         return None
     artifact = artifact_io.single(input_dict, "schema", CalibrationError)
-    return str(Path(_local_copy(artifact.uri, directory / "schema")) / _SCHEMA_FILE)
+    return str(Path(artifact_io.local_copy(artifact.uri, str(directory / "schema"))) / _SCHEMA_FILE)
 
 
 def _require_one(conversion: Conversion) -> None:

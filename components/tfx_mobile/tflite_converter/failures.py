@@ -6,7 +6,7 @@ Messages are part of the manifest, so they hold nothing that changes from run to
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tfx_mobile.child_process import ChildDied
 from tfx_mobile.recipes import ConversionRecipe
@@ -97,6 +97,36 @@ def from_exception(recipe: ConversionRecipe, error: Exception, work_dir: str) ->
         advice="Change what the message names in the model, or leave this recipe out. If the recipe float32 fails too, "
         "the cause is the model and not quantization.",
     )
+
+
+def of_recurrent_model(
+    failure: Failure, recipe: ConversionRecipe, loops: Sequence[str], state: Sequence[str]
+) -> Failure:
+    """Names the loops and the state of a recurrent model in the advice, where they are the likely cause.
+
+    Args:
+        failure: What TensorFlow said, or did.
+        recipe: What was to be made.
+        loops: The model's loops.
+        state: The variables that a call changes.
+    """
+    advice = []
+    if loops and recipe.batch_size == "dynamic":
+        advice.append(
+            f"The model has loops ({', '.join(loops)}), and TensorFlow Lite needs to know the size of what they "
+            "collect: use a fixed batch size such as batch_size=1."
+        )
+    elif loops and recipe.calibrates:
+        advice.append(
+            f"TensorFlow's quantizer cannot handle loops ({', '.join(loops)}) and may crash on them: build the "
+            "recurrent layer with unroll=True in run_fn, or use the recipes float32, float16 or dynamic_range."
+        )
+    if state:
+        advice.append(
+            f"The signature keeps state in the variables {', '.join(state)}: take the state as an input and return it "
+            "as an output in run_fn instead, and let the app carry it from call to call."
+        )
+    return failure.model_copy(update={"advice": " ".join(advice)}) if advice else failure
 
 
 def unsupported_ops(ops: list[str]) -> Failure:

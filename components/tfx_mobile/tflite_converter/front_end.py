@@ -11,9 +11,10 @@ Runs in the child process only.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from tensorflow.python.grappler import tf_optimizer
 from tfx_mobile.errors import ConversionError, SignatureError
 from tfx_mobile.recipes import BatchSize
 from tfx_mobile.records import SignatureRecord, TensorRecord
-from tfx_mobile.tflite_converter import trained_ranges
+from tfx_mobile.tflite_converter import loops, state, trained_ranges
 
 Array = npt.NDArray[Any]
 Parse = Callable[[Sequence[bytes]], dict[str, Array]]
@@ -32,6 +33,10 @@ Parse = Callable[[Sequence[bytes]], dict[str, Array]]
 _RAW_SIGNATURE_ADVICE = (
     "or let run_fn save a second signature on raw tensors and pass its name as signature_name=... to TFLiteConverter"
 )
+
+
+#: Neither a GraphDef nor a FlatBuffer can be larger.
+MAX_FROZEN_BYTES = 2**31 - 1
 
 
 class CannotFreezeError(Exception):
@@ -64,6 +69,14 @@ class LoadedSignature:
             outputs=tuple(_tensor_record(name, spec.dtype, spec.shape) for name, spec in self.outputs.items()),
         )
 
+    def assigned_variables(self) -> tuple[str, ...]:
+        """Names of the variables that a call of the signature changes."""
+        return tuple(state.assigned_variables(self.function))
+
+    def loops(self) -> tuple[str, ...]:
+        """Names of its loops."""
+        return tuple(loops.names(self.function.graph))
+
 
 def load_signature(saved_model: str | Path, name: str) -> LoadedSignature:
     """Loads a SavedModel and picks one of its signatures.
@@ -94,7 +107,18 @@ def load_signature(saved_model: str | Path, name: str) -> LoadedSignature:
                 "batch dimension first. Give it a tf.TensorSpec such as tf.TensorSpec([None, 64], tf.float32) in "
                 "run_fn."
             )
+    _refuse_too_large(function, name)
     return LoadedSignature(name, function, inputs, outputs, loaded)
+
+
+def _refuse_too_large(function: Any, name: str) -> None:
+    size = sum(variable.shape.num_elements() * variable.dtype.size for variable in function.variables)
+    if size > MAX_FROZEN_BYTES:
+        raise ConversionError(
+            f"The variables of signature {name!r} take {size:,} bytes; a frozen graph and a .tflite file hold at most "
+            f"{MAX_FROZEN_BYTES:,}. Make the model smaller, or split it into several signatures in run_fn and convert "
+            "them one by one."
+        )
 
 
 class FrozenSignature:
@@ -115,6 +139,8 @@ class FrozenSignature:
         """
         self._name = signature.name
         self._outputs = signature.outputs
+        if assigned := signature.assigned_variables():
+            raise CannotFreezeError(f"signature {self._name!r} assigns the variables {_join(assigned)}")
         frozen = _freeze(signature)
         graph_def = frozen.graph.as_graph_def()
         arguments = dict(zip(signature.inputs, frozen.inputs, strict=False))
@@ -165,41 +191,48 @@ class FrozenSignature:
         )
 
     def resign(
-        self, directory: str | Path, batch_size: BatchSize, form: trained_ranges.Form = "float"
+        self,
+        directory: str | Path,
+        batch_size: BatchSize,
+        input_shapes: Mapping[str, Sequence[int]] = MappingProxyType({}),
+        form: trained_ranges.Form = "float",
     ) -> SignatureRecord:
         """Saves the frozen graph as a SavedModel whose one signature has the wanted batch size.
 
         Args:
-            directory: Where to.
+            directory: Where to save.
             batch_size: Rows at once.
+            input_shapes: Sizes per example by input name, for inputs that the signature leaves open.
             form: What becomes of the ranges that quantization-aware training left in the graph.
 
         Returns:
             The new signature: inputs and outputs with their static shapes.
 
         Raises:
-            SignatureError: The signature was saved with another, fixed batch size.
+            SignatureError: The signature was saved with another, fixed batch size, or `input_shapes` does not fit it.
             NoTrainedRangeError: For `trained_inputs`: an input has no range, and none follows from training.
         """
+        if unknown := sorted(input_shapes.keys() - self._feeds.keys()):
+            raise SignatureError(
+                f"input_shapes names {_join(map(repr, unknown))}, but the inputs are {_join(map(repr, self._feeds))}. "
+                "Use these names."
+            )
         with tf.Graph().as_default() as graph:
             inputs = {
                 name: tf.compat.v1.placeholder(
-                    feed.dtype, self._with_batch(name, feed.shape, batch_size), name=f"feature_{index}"
+                    feed.dtype,
+                    self._fixed_shape(name, feed.shape, batch_size, input_shapes.get(name)),
+                    name=f"feature_{index}",
                 )
                 for index, (name, feed) in enumerate(self._feeds.items())
             }
-            fetched = tf.graph_util.import_graph_def(
-                trained_ranges.remove(self._graph_def) if form == "float" else self._graph_def,
-                input_map={feed.name: inputs[name] for name, feed in self._feeds.items()},
-                return_elements=self._fetches,
-                name="model",
-            )
-            outputs = dict(zip(self._outputs, fetched, strict=True))
+            graph_def = trained_ranges.remove(self._graph_def) if form == "float" else self._graph_def
+            outputs = dict(zip(self._outputs, self._import(graph_def, inputs), strict=True))
         graph_def = _fold_constants(graph, inputs, outputs)
         if form == "trained_inputs":
             floats = {name: tensor.op.name for name, tensor in inputs.items() if tensor.dtype == tf.float32}
             graph_def = trained_ranges.extend_to_inputs(graph_def, floats)
-        _save(directory, self._name, graph_def, inputs, outputs)
+        inputs, outputs = _save(directory, self._name, graph_def, inputs, outputs)
         return SignatureRecord(
             key=self._name,
             inputs=tuple(_tensor_record(name, tensor.dtype, tensor.shape) for name, tensor in inputs.items()),
@@ -214,7 +247,26 @@ class FrozenSignature:
             outputs=tuple(_tensor_record(name, spec.dtype, spec.shape) for name, spec in self._outputs.items()),
         )
 
-    def _with_batch(self, name: str, shape: Any, batch_size: BatchSize) -> list[int | None]:
+    def _import(self, graph_def: Any, inputs: Mapping[str, Any]) -> list[Any]:
+        """A form of the frozen graph on other inputs, imported into the current graph; returns its outputs."""
+        try:
+            fetched: list[Any] = tf.graph_util.import_graph_def(
+                graph_def,
+                input_map={feed.name: inputs[name] for name, feed in self._feeds.items()},
+                return_elements=self._fetches,
+                name="model",
+            )
+        except ValueError as error:
+            shapes = ", ".join(f"{name} {tensor.shape.as_list()}" for name, tensor in inputs.items())
+            raise SignatureError(
+                f"Signature {self._name!r} cannot take inputs of the shapes {shapes}: {error}. Pass a batch_size and "
+                "input_shapes that the model can take, such as those it was trained with."
+            ) from error
+        return fetched
+
+    def _fixed_shape(
+        self, name: str, shape: Any, batch_size: BatchSize, sizes: Sequence[int] | None
+    ) -> list[int | None]:
         saved, *rest = shape.as_list()
         wanted = None if batch_size == "dynamic" else batch_size
         if saved is not None and saved != wanted:
@@ -223,7 +275,15 @@ class FrozenSignature:
                 f"{shape.as_list()} for input {name!r}. Pass batch_size={saved}, or save the signature with None as "
                 "its first dimension in run_fn."
             )
-        return [wanted, *rest]
+        if sizes is None:
+            return [wanted, *rest]
+        fits = len(sizes) == len(rest) and all(have in (None, size) for have, size in zip(rest, sizes, strict=True))
+        if not fits:
+            raise SignatureError(
+                f"input_shapes gives {list(sizes)} for input {name!r}, whose shape per example is {rest} in signature "
+                f"{self._name!r}. Give one size per dimension, without the batch dimension; only None can be chosen."
+            )
+        return [wanted, *sizes]
 
 
 def _fold_constants(graph: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
@@ -241,6 +301,7 @@ def _fold_constants(graph: Any, inputs: dict[str, Any], outputs: dict[str, Any])
     for op in graph.get_operations():
         if op.type == "ZerosLike" and op.outputs[0].shape.is_fully_defined():
             _make_zeros(nodes[op.name], op.outputs[0])
+    loops.fix_shapes(meta_graph.graph_def)
     for key, tensors in (("inputs", inputs), ("outputs", outputs)):
         for tensor in tensors.values():
             meta_graph.collection_def[key].node_list.value.append(tensor.name)
@@ -260,8 +321,10 @@ def _make_zeros(node: Any, tensor: Any) -> None:
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(0, tensor.dtype, tensor.shape))
 
 
-def _save(directory: str | Path, key: str, graph_def: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-    """Saves a graph with one signature; `inputs` and `outputs` name its tensors.
+def _save(
+    directory: str | Path, key: str, graph_def: Any, inputs: dict[str, Any], outputs: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Saves a graph with one signature; `inputs` and `outputs` name its tensors. Returns these tensors as saved.
 
     A TF1 signature: its names may be any string, while a tf.function's must be Python identifiers.
     """
@@ -269,14 +332,19 @@ def _save(directory: str | Path, key: str, graph_def: Any, inputs: dict[str, Any
     shutil.rmtree(directory, ignore_errors=True)
     with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
         tf.graph_util.import_graph_def(graph_def, name="")
+        saved_inputs, saved_outputs = (
+            {name: graph.get_tensor_by_name(tensor.name) for name, tensor in tensors.items()}
+            for tensors in (inputs, outputs)
+        )
         signature = v1.saved_model.build_signature_def(
-            {name: v1.saved_model.build_tensor_info(graph.get_tensor_by_name(t.name)) for name, t in inputs.items()},
-            {name: v1.saved_model.build_tensor_info(graph.get_tensor_by_name(t.name)) for name, t in outputs.items()},
+            {name: v1.saved_model.build_tensor_info(tensor) for name, tensor in saved_inputs.items()},
+            {name: v1.saved_model.build_tensor_info(tensor) for name, tensor in saved_outputs.items()},
             "tensorflow/serving/predict",
         )
         builder = v1.saved_model.Builder(str(directory))
         builder.add_meta_graph_and_variables(session, ["serve"], {key: signature})
         builder.save()
+    return saved_inputs, saved_outputs
 
 
 _PARSERS = ("ParseExample", "ParseExampleV2")

@@ -16,7 +16,12 @@ Representative = Callable[[], Iterator[dict[str, Any]]]
 
 
 def convert(
-    recipe: ConversionRecipe, saved_model: str, signature_key: str, representative: Representative | None
+    recipe: ConversionRecipe,
+    saved_model: str,
+    signature_key: str,
+    representative: Representative | None,
+    *,
+    has_state: bool = False,
 ) -> bytes:
     """The `.tflite` bytes of one variant.
 
@@ -27,10 +32,12 @@ def convert(
         representative: Gives the representative dataset anew at each call: one dict of arrays by input name per
             sample, each [batch, ...]. None if nothing is to be calibrated: the recipe needs no ranges, or they are in
             the graph.
+        has_state: Whether the signature assigns variables; they become variables of the `.tflite`.
     """
     if recipe.float_layers:
         return FloatLayersConverter(saved_model, signature_key, representative).convert(recipe.float_layers)
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[signature_key])
+    converter.experimental_enable_resource_variables = has_state
     if recipe.quantization != "none":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if recipe.quantization == "float16":

@@ -45,6 +45,7 @@ class RecipeRunner:
         progress: Callable[[], None],
         *,
         may_share: bool,
+        has_state: bool = False,
     ) -> None:
         """Does nothing yet.
 
@@ -57,6 +58,7 @@ class RecipeRunner:
             work_dir: Local folder for what is shared.
             progress: Called whenever a step is done.
             may_share: Whether a calibration may be shared.
+            has_state: As for `quantize.convert`.
         """
         self._saved_model = saved_model
         self._signature_key = signature_key
@@ -64,7 +66,8 @@ class RecipeRunner:
         self._ranking = ranking
         self._progress = progress
         self._shared: SharedCalibration | None = None
-        if may_share and representative is not None:
+        self._has_state = has_state
+        if may_share and representative is not None and not has_state:
             directory = Path(work_dir) / f"shared-{hashlib.sha256(saved_model.encode()).hexdigest()[:16]}"
             try:
                 self._shared = SharedCalibration(saved_model, signature_key, representative, directory, progress)
@@ -133,7 +136,9 @@ class RecipeRunner:
 
     def _public(self, recipe: ConversionRecipe) -> bytes:
         representative = self._representative if recipe.calibrates else None
-        return quantize.convert(recipe, self._saved_model, self._signature_key, representative)
+        return quantize.convert(
+            recipe, self._saved_model, self._signature_key, representative, has_state=self._has_state
+        )
 
 
 def _check_names(recipe: ConversionRecipe, float_model: bytes) -> None:

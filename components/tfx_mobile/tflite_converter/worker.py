@@ -7,6 +7,7 @@ or `prepared`, then one `converted` or `failed` per recipe; `progress` any numbe
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from tfx_mobile import keras_file
 from tfx_mobile.child_process import Emit
 from tfx_mobile.errors import ConversionError, RecipeError, SignatureError
 from tfx_mobile.recipes import BatchSize, CalibrationSpec, ConversionRecipe
@@ -21,6 +23,7 @@ from tfx_mobile.records import CalibrationRecord, Failure, Record, SignatureReco
 from tfx_mobile.tflite_converter import failures
 
 if TYPE_CHECKING:
+    from tfx_mobile.tflite_converter.front_end import LoadedSignature
     from tfx_mobile.tflite_converter.trained_ranges import Form
 
 MODEL_FILE = "model.tflite"
@@ -36,7 +39,7 @@ class Job(Record):
     """What the child is asked to do.
 
     Attributes:
-        saved_model: Local path of the SavedModel.
+        saved_model: Local path of the SavedModel, or of a Keras file.
         signature_name: Which of its signatures.
         recipes: What to make of it, in this order.
         batch_size: For recipes that do not set their own.
@@ -87,6 +90,8 @@ class Source(Record):
         trained_ranges: Whether the ranges of its activations come from quantization-aware training.
         inputs_without_range: Where inputs should be integers: those that training gave no range, each with the op that
             keeps it away.
+        state: Names of the variables that a call changes.
+        loops: Names of its loops, which recurrent layers have.
     """
 
     saved_model: str
@@ -94,6 +99,8 @@ class Source(Record):
     signature: SignatureRecord
     trained_ranges: bool = False
     inputs_without_range: dict[str, str] = Field(default_factory=dict)
+    state: tuple[str, ...] = ()
+    loops: tuple[str, ...] = ()
 
 
 class Prepared(Record):
@@ -180,10 +187,12 @@ def serve(request: dict[str, Any], emit: Emit) -> None:
                 job.work_dir,
                 lambda: emit({"event": "progress"}),
                 may_share=prepared.calibration is not None and not job.allow_select_tf_ops,
+                has_state=bool(source.state),
             )
             made = runner.run(recipe)
         except Exception as error:  # noqa: BLE001 - whatever TensorFlow raises costs this recipe only
             failure = failures.from_exception(recipe, error, job.work_dir)
+            failure = failures.of_recurrent_model(failure, recipe, source.loops, source.state)
             emit({"event": "failed", "recipe": recipe.name, "failure": failure.model_dump(mode="json")})
             continue
         path = Path(job.work_dir) / recipe.name / MODEL_FILE
@@ -205,7 +214,8 @@ def _refusal(recipe: ConversionRecipe, source: Source) -> Failure | None:
 def _prepare(job: Job, progress: Callable[[], None]) -> Prepared:
     from tfx_mobile.tflite_converter import calibration, calibration_report, front_end, repair, trained_ranges
 
-    signature = front_end.load_signature(job.saved_model, job.signature_name)
+    saved_model = _exported(job.saved_model, job.work_dir, progress)
+    signature = front_end.load_signature(saved_model, job.signature_name)
     progress()
     frozen: front_end.FrozenSignature | None = None
     direct_reason: str | None = "direct conversion was asked for"
@@ -220,10 +230,15 @@ def _prepare(job: Job, progress: Callable[[], None]) -> Prepared:
             f"{direct_reason}. Converted as it was saved, every recipe would become an integer one. Let run_fn save a "
             "signature without such state."
         )
+    if frozen is None and job.input_shapes:
+        raise SignatureError(
+            f"input_shapes={job.input_shapes!r} cannot be applied, because {direct_reason}: the SavedModel is "
+            "converted as it was saved. Leave input_shapes out, and fix the sizes in the signature in run_fn."
+        )
     progress()
     twin = None
     if job.qat_saved_model is not None:
-        twin = _freeze_twin(job.qat_saved_model, job.signature_name)
+        twin = _freeze_twin(_exported(job.qat_saved_model, job.work_dir, progress), job.signature_name)
         _check_twin(signature.record() if frozen is None else frozen.record(), twin.record())
     progress()
     trained = frozen is not None and frozen.trained_bits == trained_ranges.INT8
@@ -234,13 +249,13 @@ def _prepare(job: Job, progress: Callable[[], None]) -> Prepared:
             continue
         origin = twin if model == _TWIN else frozen
         if origin is None:
-            sources["-".join(key)] = _as_saved(job.saved_model, signature.record())
+            sources["-".join(key)] = _as_saved(saved_model, signature)
             continue
         directory = str(Path(job.work_dir) / f"resigned-{'-'.join(key)}")
         batch_size = recipe.batch_size or job.batch_size
         without_range: dict[str, str] = {}
         try:
-            resigned = origin.resign(directory, batch_size, form)
+            resigned = origin.resign(directory, batch_size, job.input_shapes, form)
         except trained_ranges.NoTrainedRangeError as error:
             resigned, without_range = origin.record(), error.inputs
         sources["-".join(key)] = Source(
@@ -249,6 +264,7 @@ def _prepare(job: Job, progress: Callable[[], None]) -> Prepared:
             signature=resigned,
             trained_ranges=form != "float",
             inputs_without_range=without_range,
+            loops=signature.loops(),
         )
         progress()
     prepared = Prepared(
@@ -307,6 +323,16 @@ def check_examples_given(recipes: Sequence[ConversionRecipe], given: bool) -> No
         )
 
 
+def _exported(model: str, work_dir: str, progress: Callable[[], None]) -> str:
+    """Path of a SavedModel: `model` itself, or what a Keras file is exported to."""
+    if not keras_file.is_keras_file(model):
+        return model
+    target = str(Path(work_dir) / f"exported-{hashlib.sha256(model.encode()).hexdigest()[:16]}")
+    keras_file.export_here(model, target)
+    progress()
+    return target
+
+
 def _freeze_twin(saved_model: str, signature_name: str) -> Any:
     """The frozen signature of the quantization-aware twin.
 
@@ -361,10 +387,17 @@ def _same_shape(one: Sequence[int], other: Sequence[int]) -> bool:
     return len(one) == len(other) and all(a == b or -1 in (a, b) for a, b in zip(one, other, strict=True))
 
 
-def _as_saved(saved_model: str, signature: SignatureRecord) -> Source:
+def _as_saved(saved_model: str, signature: LoadedSignature) -> Source:
     """The SavedModel itself as a source; its batch size is what it was saved with."""
-    first = signature.inputs[0].shape[0] if signature.inputs else -1
-    return Source(saved_model=saved_model, batch_size="dynamic" if first == -1 else first, signature=signature)
+    record = signature.record()
+    first = record.inputs[0].shape[0] if record.inputs else -1
+    return Source(
+        saved_model=saved_model,
+        batch_size="dynamic" if first == -1 else first,
+        signature=record,
+        state=signature.assigned_variables(),
+        loops=signature.loops(),
+    )
 
 
 def _representative(source: Source, job: Job) -> Callable[[], Iterator[dict[str, Any]]]:
