@@ -56,6 +56,27 @@ def test_loops_of_a_fixed_batch_size(in_process: InProcess, tmp_path: Path, kind
     assert made.prepared.sources["3"].signature.outputs[0].shape == (3, *expected.shape[1:])
 
 
+def test_a_layer_of_keras_2_starts_every_call_anew(in_process: InProcess, tmp_path: Path) -> None:
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(1)
+    sequence = tf_keras.Input((STEPS, FEATURES), name="sequence")
+    model = tf_keras.Model(sequence, tf_keras.layers.LSTM(UNITS)(sequence))
+    serve = models.traced(tf.TensorSpec([1, STEPS, FEATURES], tf.float32, name="sequence"))(
+        lambda sequence: {"y": model(sequence)}
+    )
+    tf.saved_model.save(model, str(tmp_path / "m"), signatures={"serving_default": serve})
+    expected = model(SEQUENCES).numpy()
+    made = in_process.convert(tmp_path / "m", "float32")
+    # Row after row through one interpreter: TensorFlow Lite's fused LSTM would go on from the row before.
+    np.testing.assert_allclose(made.runner("float32").run({"sequence": SEQUENCES})["y"], expected, atol=1e-6)
+    fused = in_process.convert(tmp_path / "m", "float32", route="direct")
+    assert [op.name for op in fused.file("float32").ops if "LSTM" in op.name] == ["UNIDIRECTIONAL_SEQUENCE_LSTM"]
+    result = fused.runner("float32").run({"sequence": SEQUENCES})["y"]
+    np.testing.assert_allclose(result[0], expected[0], atol=1e-6)
+    assert np.abs(result[1:] - expected[1:]).max() > 1e-3
+
+
 def test_a_loop_of_open_batch_size_is_refused_by_its_name(in_process: InProcess, tmp_path: Path) -> None:
     _recurrent("LSTM", tmp_path / "m")
     made = in_process.convert(tmp_path / "m", "float32", batch_size="dynamic")
