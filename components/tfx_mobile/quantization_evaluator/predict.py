@@ -245,7 +245,8 @@ def _conform(record: TensorRecord, features: Mapping[str, Any], model: str) -> A
         raise EvaluationError(
             f"Input {record.name!r} of {model} takes rows of the open shape {list(row)}, and the feature has rows of "
             f"shape {list(values.shape[1:])}: tf.Examples do not tell the sizes. Pass "
-            f"input_shapes={{{record.name!r}: [...]}} to TFLiteConverter, so that the model is evaluated with these sizes."
+            f"input_shapes={{{record.name!r}: [...]}} to TFLiteConverter, so that the model is evaluated with these "
+            "sizes."
         )
     if record.dtype == "string":
         fits = values.dtype.kind in "OSU"

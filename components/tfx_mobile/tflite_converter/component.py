@@ -92,8 +92,8 @@ class TFLiteConverter(BaseComponent):
                 RuntimeParameter holds its JSON.
             batch_size: Rows a variant takes at once: 1, another number, or `dynamic`. A recipe may set its own.
             input_shapes: Sizes per example for inputs that the signature leaves open, by input name, without the batch
-                dimension, such as `{"image": [224, 224, 3]}`; None leaves them open. Recipes that calibrate need them. A
-                RuntimeParameter holds its JSON.
+                dimension, such as `{"image": [224, 224, 3]}`; None leaves them open. Recipes that calibrate need them.
+                A RuntimeParameter holds its JSON.
             allow_select_tf_ops: Let ops without a builtin kernel stay TensorFlow ops; the manifest names them. Apps
                 then need the Flex delegate. A RuntimeParameter is 0 or 1.
             metadata: What to write into each file about itself; None for what the schema and the trainer tell. A
