@@ -472,7 +472,7 @@ class SourceModelRecord(Record):
     """The SavedModel that was converted.
 
     Attributes:
-        sha256: Over the sorted relative paths and contents of the SavedModel's files.
+        sha256: Over the sorted relative paths and contents of the SavedModel's files, or over the Keras file.
         uri: Where it was read.
         signature: The signature key that was converted.
         parses_examples: Whether that signature takes serialized tf.Examples.

@@ -50,6 +50,22 @@ def _keras2(path: Path) -> Callable[[Any], Any]:
     return lambda images: network(images).numpy()
 
 
+def _open_classifier(path: Path) -> Callable[[Any], Any]:
+    """Takes `image` [batch, open, 4] and classifies by the nearest class mean, as a convolution over four rows."""
+    import keras
+
+    image = keras.Input((None, models.SIDE), name=models.IMAGE)
+    x = keras.layers.Conv1D(models.CLASSES, models.SIDE, name="nearest")(image)
+    network = keras.Model(image, keras.layers.Softmax()(keras.layers.GlobalMaxPooling1D()(x)))
+    rows = models.rows(90)
+    labels = np.array([row[models.LABEL] for row in rows])
+    means = np.array([models.images(rows)[labels == label].mean(axis=0) for label in range(models.CLASSES)])
+    kernel = means.T.reshape(models.SIDE, models.SIDE, models.CLASSES) * 8
+    network.get_layer("nearest").set_weights([kernel, -(means**2).sum(axis=1) / 2 * 8])
+    network.save(str(path))
+    return lambda images: keras.ops.convert_to_numpy(network(images.reshape(-1, models.SIDE, models.SIDE)))
+
+
 @pytest.mark.parametrize(
     ("save", "name", "output"),
     [
@@ -161,23 +177,28 @@ def test_from_a_keras_file_to_a_blessing(tmp_path: Path) -> None:
 
     (tmp_path / "model" / "Format-Serving").mkdir(parents=True)
     path = tmp_path / "model" / "Format-Serving" / "model.keras"
-    call = _keras3(path)
+    call = _open_classifier(path)
     rows = models.rows(60, seed=2)
     examples = models.write_examples(tmp_path / "examples", {"train": models.rows(60), "eval": rows})
     variants = TFLiteVariants()
     variants.uri = str(tmp_path / "variants")
     Path(variants.uri).mkdir()
     inputs = {"model": [models.model_artifact(tmp_path / "model")], "examples": [examples]}
-    Executor().Do(inputs, {"variants": [variants]}, {"recipes": '["float32", "integer_only_int8"]'})
+    parameters = {"recipes": '["float32", "integer_only_int8"]', "input_shapes": '{"image": [4, 4]}'}
+    Executor().Do(inputs, {"variants": [variants]}, parameters)
     manifest = VariantManifest.read(tmp_path / "variants" / "manifest.json")
     assert manifest.source.sha256 == sha256_of(path.read_bytes())
     assert [variant.failure for variant in manifest.variants] == [None, None]
+    assert [(t.name, t.shape) for t in manifest.source.inputs] == [("image", (1, 4, 4))]
 
     evaluator_inputs = {"examples": examples, "model": inputs["model"][0], "variants": variants}
     properties = {"eval_config": to_json(evaluations.eval_config())}
     outputs = evaluations.execute(evaluator_inputs, properties, tmp_path / "evaluator")
     record = EvaluationRecord.read(Path(outputs["evaluation"].uri) / "record.json")
-    assert record.winner == "integer_only_int8"
+    assert [(verdict.variant, verdict.reasons) for verdict in record.verdicts] == [
+        ("float32", ()),
+        ("integer_only_int8", ()),
+    ]
     measured = {model.model: model.slices[0].metrics["sparse_categorical_accuracy"] for model in record.models}
     right = call(models.images(rows)).argmax(axis=1) == [row["label"] for row in rows]
     assert measured["saved_model"] == measured["float32"] == pytest.approx(right.mean(), abs=1e-6)

@@ -227,6 +227,8 @@ def test_several_outputs_and_sizes_that_only_the_variant_fixes(tmp_path):
         assert sorted(outputs[model]) == ["first", "total"]
         np.testing.assert_allclose(outputs[model]["total"], IMAGES.sum(axis=1), rtol=1e-5)
         np.testing.assert_allclose(outputs[model]["first"], IMAGES[:, :4] * 2, rtol=1e-6)
+    with pytest.raises(EvaluationError, match=r"open shape \[-1, 4\].*rows of shape \[16\].*input_shapes=\{'image'"):
+        Models("saved_model", described, [variant]).predict({"image": IMAGES}, SERIALIZED)
 
 
 def test_an_unknown_signature_is_an_error_that_names_the_others(saved_model):

@@ -296,6 +296,14 @@ def _conform(record: TensorRecord, features: Mapping[str, Any], model: str) -> A
                 f"{list(values.shape[1:])}. Evaluate on the examples this model is served with."
             )
         values = values.reshape(shape)
+    # Two open dimensions may also stand for an unknown rank; TensorFlow may abort on a wrong one.
+    if -1 in row and len(shape) > 2 and not _fits(values.shape[1:], row):
+        raise EvaluationError(
+            f"Input {record.name!r} of {model} takes rows of the open shape {list(row)}, and the feature has rows of "
+            f"shape {list(values.shape[1:])}: tf.Examples do not tell the sizes. Pass "
+            f"input_shapes={{{record.name!r}: [...]}} to TFLiteConverter, so that the model is evaluated with these "
+            "sizes."
+        )
     if record.dtype == "string":
         fits = values.dtype.kind in "OSU"
     else:
@@ -309,6 +317,10 @@ def _conform(record: TensorRecord, features: Mapping[str, Any], model: str) -> A
             "examples this model is served with."
         )
     return values
+
+
+def _fits(shape: tuple[int, ...], open_shape: tuple[int, ...]) -> bool:
+    return len(shape) == len(open_shape) and all(w in (-1, h) for h, w in zip(shape, open_shape, strict=True))
 
 
 def _in_steps(run: Any, tensors: Mapping[str, Array], fixed: int | None) -> dict[str, Array]:

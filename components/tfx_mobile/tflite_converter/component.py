@@ -81,7 +81,8 @@ class TFLiteConverter(BaseComponent):
         """Defines the step.
 
         Args:
-            model: Model channel with a SavedModel: Trainer's, or one that an Importer brought in.
+            model: Model channel with a SavedModel or one Keras file (`.keras`, `.h5`): Trainer's, or one that an
+                Importer brought in.
             recipes: Names of built-in recipes (`float32`, `float16`, `dynamic_range`, `full_integer`,
                 `integer_only_int8`, `integer_only_uint8`, `int16x8`, `qat_full_integer`, `qat_integer_only_int8`) or
                 ConversionRecipes. A RuntimeParameter holds a JSON list of the same.
@@ -92,7 +93,8 @@ class TFLiteConverter(BaseComponent):
                 compared with `eval`. A RuntimeParameter holds its JSON.
             batch_size: Rows a variant takes at once: 1, another number, or `dynamic`. A recipe may set its own.
             input_shapes: Sizes per example for inputs that the signature leaves open, by input name, without the batch
-                dimension, such as `{"image": [224, 224, 3]}`; None leaves them open. A RuntimeParameter holds its JSON.
+                dimension, such as `{"image": [224, 224, 3]}`; None leaves them open. Recipes that calibrate need them.
+                A RuntimeParameter holds its JSON.
             allow_select_tf_ops: Let ops without a builtin kernel stay TensorFlow ops; the manifest names them. Apps
                 then need the Flex delegate. A RuntimeParameter is 0 or 1.
             metadata: What to write into each file about itself; None for its origin, and for class names that
