@@ -123,7 +123,8 @@ class ModelFileRecord(Record):
         signatures: All signatures of the file.
         ops: Operators, sorted by name and version.
         select_tf_ops: Names of the TensorFlow (Flex) ops; these need a delegate most apps do not ship.
-        custom_ops: Names of other custom ops.
+        custom_ops: Names of other ops without a builtin kernel: custom ones, and `UNKNOWN_<code>` for operators that
+            are newer than this package.
         min_runtime_version: Oldest TensorFlow Lite that the converter says can run the file; None if unknown.
     """
 

@@ -6,7 +6,7 @@ from tests.fakes import tflite_files
 from tests.fakes.tflite_files import archive, edited, metadata_block, with_metadata
 from tfx_mobile.errors import RecipeError
 from tfx_mobile.tflite.file_report import inspect_file
-from tfx_mobile.tflite.profiles import PROFILES, check_profiles, parse_profiles
+from tfx_mobile.tflite.profiles import PROFILES, parse_profiles
 
 LABELS = {"labels.txt": b"cat\ndog\nfish\n"}
 
@@ -140,6 +140,9 @@ class TestLiteRT:
         [
             (custom_op(b"FlexSvd"), "no_select_ops", "fail", "FlexSvd"),
             (custom_op(b"Mine"), "no_custom_ops", "fail", "Mine"),
+            (custom_op(b"ADD"), "no_custom_ops", "fail", "ADD"),
+            (custom_op(b"UNKNOWN_5"), "no_custom_ops", "fail", "UNKNOWN_5"),
+            (custom_op(None), "no_custom_ops", "fail", "CUSTOM"),
             (lambda m: setattr(m.operatorCodes[0], "builtinCode", 9999), "known_ops_and_types", "not_verified", "9999"),
             (retyped("input", 99), "known_ops_and_types", "not_verified", "unknown_99"),
             (
@@ -340,4 +343,3 @@ def test_a_file_without_inputs_and_outputs_is_judged_without_an_error():
 
     record = inspect_file(edited(image(), nothing))
     assert {profile.profile for profile in record.profiles} == set(PROFILES)
-    assert check_profiles is not None

@@ -16,7 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfx_mobile.errors import RecipeError
 from tfx_mobile.records import MetadataRecord, ModelFileRecord, ProfileResult, RuleResult, RuleStatus
-from tfx_mobile.tflite.flatbuffer import text, type_name
+from tfx_mobile.tflite.flatbuffer import op_kind, op_name, text, type_name
 from tfx_mobile.tflite.metadata_reader import AXIS_LABELS
 
 _MEASURED_LITERT = "measured on ai-edge-litert 1.4.0 and 2.3.0"
@@ -57,6 +57,11 @@ class _File:
 
     def _tensors(self, indices: Any) -> list[_Tensor]:
         return [_Tensor(self.main.tensors[index]) for index in ([] if indices is None else indices)]
+
+    def ops(self, kind: str) -> list[str]:
+        """Names of the operators of a kind, sorted."""
+        every = (op for subgraph in self.model.subgraphs for op in subgraph.operators or [])
+        return sorted({op_name(self.model, op) for op in every if op_kind(self.model, op) == kind})
 
     @property
     def normalization(self) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
@@ -129,12 +134,11 @@ def _no_select_ops(file: _File) -> Outcome:
 
 
 def _no_custom_ops(file: _File) -> Outcome:
-    names = [name for name in file.record.custom_ops if not name.startswith("UNKNOWN_")]
+    names = file.ops("custom")
     return ("fail", f"custom ops: {_listed(names)}") if names else ("pass", "none")
 
 
 def _known(file: _File) -> Outcome:
-    ops = [name for name in file.record.custom_ops if name.startswith("UNKNOWN_")]
     types = sorted(
         {
             type_name(tensor.type)
@@ -143,7 +147,7 @@ def _known(file: _File) -> Outcome:
             if type_name(tensor.type).startswith("unknown_")
         }
     )
-    newer = [*ops, *types]
+    newer = [*file.ops("unknown"), *types]
     return ("not_verified", f"newer than this schema: {_listed(newer)}") if newer else ("pass", "all known")
 
 
