@@ -382,6 +382,7 @@ class AssociatedFileRecord(Record):
         type: Lower-case name of its AssociatedFileType; None if the metadata do not name it.
         locale: Language of the labels; None if not said.
         size_bytes: Its size after decompression, as the archive says; None if it is not in the archive.
+        compressed: Whether the archive holds it compressed; None if it is not in the archive.
         num_lines: How many lines it has; None for what is not a label file or cannot be read.
     """
 
@@ -389,6 +390,7 @@ class AssociatedFileRecord(Record):
     type: str | None = None
     locale: str | None = None
     size_bytes: int | None = None
+    compressed: bool | None = None
     num_lines: int | None = None
 
 
