@@ -55,7 +55,7 @@ def inspect(file: Path, as_json: bool, all_tensors: bool, profiles: tuple[str, .
     try:
         record = inspect_file(data, names)
     except ModelFileError as error:
-        advice = "Produce or fetch the file again."
+        advice = "Do not ship this file."
         record = InspectionRecord(
             size_bytes=len(data), failure=Failure(code="corrupt", message=str(error), advice=advice)
         )

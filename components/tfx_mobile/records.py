@@ -143,7 +143,8 @@ class ModelFileRecord(Record):
         signatures: All signatures of the file.
         ops: Operators, sorted by name and version.
         select_tf_ops: Names of the TensorFlow (Flex) ops; these need a delegate most apps do not ship.
-        custom_ops: Names of other custom ops.
+        custom_ops: Names of other ops without a builtin kernel: custom ones, and `UNKNOWN_<code>` for operators that
+            are newer than this package.
         min_runtime_version: Oldest TensorFlow Lite that the converter says can run the file; None if unknown.
         weight_bytes: Bytes of all constant tensors, by element type.
         weights: How compressible the weights are; None in records of older versions.
@@ -578,6 +579,7 @@ class AssociatedFileRecord(Record):
         type: Lower-case name of its AssociatedFileType; None if the metadata do not name it.
         locale: Language of the labels; None if not said.
         size_bytes: Its size after decompression, as the archive says; None if it is not in the archive.
+        compressed: Whether the archive holds it compressed; None if it is not in the archive.
         num_lines: How many lines it has; None for what is not a label file or cannot be read.
     """
 
@@ -585,6 +587,7 @@ class AssociatedFileRecord(Record):
     type: str | None = None
     locale: str | None = None
     size_bytes: int | None = None
+    compressed: bool | None = None
     num_lines: int | None = None
 
 

@@ -125,7 +125,7 @@ def with_metadata(data: bytes, block: bytes = MEDIAPIPE_METADATA, archive: bytes
     return edited(data, add) + archive
 
 
-def archive(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+def archive(files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     """A zip archive."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", compression) as written:
@@ -134,7 +134,9 @@ def archive(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) ->
     return stream.getvalue()
 
 
-def metadata_block(mean=(), std=(), labels: str | None = None, threshold: float | None = None, name="model") -> bytes:
+def metadata_block(
+    mean=(), std=(), labels: str | None = None, threshold: float | None = None, name="model", output="scores"
+) -> bytes:
     """A `TFLITE_METADATA` flatbuffer for one input and one output, written field by field."""
     import flatbuffers
 
@@ -175,9 +177,9 @@ def metadata_block(mean=(), std=(), labels: str | None = None, threshold: float 
         outputs.append(table(("byte", 3), table(("float", threshold))))
     files = tables(table(string(labels), None, ("byte", 2))) if labels else None
     units = tables(*outputs) if outputs else None
-    output = table(None, None, None, None, units, None, files)
+    described = table(string(output) if output else None, None, None, None, units, None, files)
     image = table(string("image"), None, None, None, tables(*inputs) if inputs else None)
-    main = table(None, None, tables(image), tables(output))
+    main = table(None, None, tables(image), tables(described))
     _, root = table(string(name), None, None, tables(main))
     builder.Finish(root, b"M001")
     return bytes(builder.Output())

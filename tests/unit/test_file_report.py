@@ -151,8 +151,8 @@ class TestUnusualStructure:
 class TestBounds:
     """A small file may stand for gigabytes; it is refused before anything is unpacked."""
 
-    def shared(self, name_bytes: int, tensors: int) -> bytes:
-        """One tensor, with a name of `name_bytes`, listed `tensors` times."""
+    def shared(self, name_bytes: int, tensors: int, container_bytes: int = 0, operators: int = 0) -> bytes:
+        """One tensor, with a name of `name_bytes`, listed `tensors` times; one operator with a string likewise."""
         builder = flatbuffers.Builder(1 << 20)
         name = builder.CreateString("n" * name_bytes)
         schema.TensorStart(builder)
@@ -162,19 +162,39 @@ class TestBounds:
         for _ in range(tensors):
             builder.PrependUOffsetTRelative(tensor)
         listed = builder.EndVector()
+        container = builder.CreateString("c" * container_bytes)
+        schema.VarHandleOptionsStart(builder)
+        schema.VarHandleOptionsAddContainer(builder, container)
+        options = schema.VarHandleOptionsEnd(builder)
+        schema.OperatorStart(builder)
+        schema.OperatorAddBuiltinOptionsType(builder, schema.BuiltinOptions.VarHandleOptions)
+        schema.OperatorAddBuiltinOptions(builder, options)
+        operator = schema.OperatorEnd(builder)
+        schema.SubGraphStartOperatorsVector(builder, operators)
+        for _ in range(operators):
+            builder.PrependUOffsetTRelative(operator)
+        listed_operators = builder.EndVector()
+        schema.OperatorCodeStart(builder)
+        code = schema.OperatorCodeEnd(builder)
         schema.SubGraphStart(builder)
         schema.SubGraphAddTensors(builder, listed)
+        schema.SubGraphAddOperators(builder, listed_operators)
         subgraph = schema.SubGraphEnd(builder)
         schema.BufferStart(builder)
         buffer = schema.BufferEnd(builder)
         lists = []
-        for start, item in ((schema.ModelStartSubgraphsVector, subgraph), (schema.ModelStartBuffersVector, buffer)):
+        for start, item in (
+            (schema.ModelStartSubgraphsVector, subgraph),
+            (schema.ModelStartBuffersVector, buffer),
+            (schema.ModelStartOperatorCodesVector, code),
+        ):
             start(builder, 1)
             builder.PrependUOffsetTRelative(item)
             lists.append(builder.EndVector())
         schema.ModelStart(builder)
         schema.ModelAddSubgraphs(builder, lists[0])
         schema.ModelAddBuffers(builder, lists[1])
+        schema.ModelAddOperatorCodes(builder, lists[2])
         builder.Finish(schema.ModelEnd(builder), b"TFL3")
         return bytes(builder.Output())
 
@@ -208,14 +228,10 @@ class TestBounds:
         with pytest.raises(ModelFileError, match="300 dimensions"):
             inspect_file(edited(image(), many))
 
-    def test_constant_strings_of_options_count_too(self):
-        def variable(model):
-            op = model.subgraphs[0].operators[0]
-            op.builtinOptionsType = schema.BuiltinOptions.VarHandleOptions
-            op.builtinOptions = schema.VarHandleOptionsT()
-            op.builtinOptions.container = b"c" * 10
-
-        assert report(image(), variable)
+    def test_strings_of_an_operators_options_count_too(self):
+        assert report(self.shared(10, 3, 10, 50)).file.ops[0].count == 50
+        with pytest.raises(ModelFileError, match="add up to more than 4 times"):
+            inspect_file(self.shared(10, 3, 100_000, 200))
 
 
 # --- mutants ----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ def read(data: bytes) -> MetadataRecord:
 
 
 def test_what_mediapipes_writer_wrote():
-    labels = AssociatedFileRecord(name="labels.txt", type="tensor_axis_labels", size_bytes=12, num_lines=3)
+    labels = AssociatedFileRecord(
+        name="labels.txt", type="tensor_axis_labels", size_bytes=12, compressed=False, num_lines=3
+    )
     assert read(with_metadata(image())) == MetadataRecord(
         present=True,
         name="ImageClassifier",
@@ -118,7 +120,7 @@ def test_too_many_tables_are_a_problem(monkeypatch):
 
 def test_a_zip_bomb_is_not_unfolded(monkeypatch):
     monkeypatch.setattr(metadata_reader, "_MAX_TEXT_BYTES", 1 << 16)
-    bomb = archive({"labels.txt": bytes(50 << 20)})
+    bomb = archive({"labels.txt": bytes(50 << 20)}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 1 << 16
     read_sizes = []
     original = zipfile.ZipExtFile.read
@@ -142,9 +144,8 @@ def test_compression_that_cannot_be_read_piecemeal_is_a_problem(method):
 
 
 def test_damaged_archives_are_a_problem_or_none_at_all():
-    whole = with_metadata(
-        image(), metadata_block(labels="labels.txt"), archive({"labels.txt": b"cat\ndog\nfish\n" * 9})
-    )
+    labels = archive({"labels.txt": b"cat\ndog\nfish\n" * 9}, zipfile.ZIP_DEFLATED)
+    whole = with_metadata(image(), metadata_block(labels="labels.txt"), labels)
     start = archive_start(whole)
     rng = np.random.default_rng(0)
     for _ in range(60):

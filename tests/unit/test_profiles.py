@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -6,7 +8,7 @@ from tests.fakes import tflite_files
 from tests.fakes.tflite_files import archive, edited, metadata_block, with_metadata
 from tfx_mobile.errors import RecipeError
 from tfx_mobile.tflite.file_report import inspect_file
-from tfx_mobile.tflite.profiles import PROFILES, check_profiles, parse_profiles
+from tfx_mobile.tflite.profiles import PROFILES, parse_profiles
 
 LABELS = {"labels.txt": b"cat\ndog\nfish\n"}
 
@@ -140,6 +142,9 @@ class TestLiteRT:
         [
             (custom_op(b"FlexSvd"), "no_select_ops", "fail", "FlexSvd"),
             (custom_op(b"Mine"), "no_custom_ops", "fail", "Mine"),
+            (custom_op(b"ADD"), "no_custom_ops", "fail", "ADD"),
+            (custom_op(b"UNKNOWN_5"), "no_custom_ops", "fail", "UNKNOWN_5"),
+            (custom_op(None), "no_custom_ops", "fail", "CUSTOM"),
             (lambda m: setattr(m.operatorCodes[0], "builtinCode", 9999), "known_ops_and_types", "not_verified", "9999"),
             (retyped("input", 99), "known_ops_and_types", "not_verified", "unknown_99"),
             (
@@ -213,11 +218,16 @@ class TestMediaPipe:
             (lambda: edited(image("uint8"), reshaped("input", 1, 8, 8, 1)), "input_shape", "fail", "[1, 8, 8, 1]"),
             (lambda: edited(image("uint8"), reshaped("input", 2, 8, 8, 3)), "input_shape", "fail", "[2, 8, 8, 3]"),
             (lambda: edited(image("uint8"), reshaped("input", 1, 192)), "input_shape", "fail", "[1, 192]"),
+            (lambda: edited(image("uint8"), reshaped("input", 1, -1, 8, 3)), "input_shape", "not_verified", "-1, 8, 3"),
+            (lambda: image("uint8", None), "input_shape", "pass", "[-1, 8, 8, 3]"),
+            (lambda: image("uint8", None), "output_scores", "pass", "[-1, 3]"),
+            (lambda: with_metadata(edited(image(), two_outputs)), "output_metadata", "fail", "for 1 outputs"),
+            (lambda: with_metadata(image(), metadata_block([1], [1], output="")), "output_metadata", "fail", "dies"),
             (
-                lambda: edited(image("uint8"), reshaped("input", -1, 8, 8, 3)),
-                "input_shape",
-                "not_verified",
-                "[-1, 8, 8, 3]",
+                lambda: with_metadata(image(), archive=archive({"x.txt": b"a" * 99}, zipfile.ZIP_DEFLATED)),
+                "uncompressed_files",
+                "fail",
+                "x.txt",
             ),
             (lambda: edited(image("uint8"), reshaped("output", 3)), "output_scores", "fail", "[3]"),
             (lambda: edited(image("uint8"), reshaped("output", 1, 2, 1, 3)), "output_scores", "fail", "[1, 2, 1, 3]"),
@@ -242,8 +252,10 @@ class TestMediaPipe:
         ("mean", "std", "result"),
         [
             ([127.5], [127.5], "pass"),
-            ([0.1, 0.2, 0.3], [1, 2, 3], "pass"),
-            ([127.5], [1, 2, 3], "pass"),
+            ([127.5] * 3, [127.5] * 3, "pass"),
+            ([0.1, 0.2, 0.3], [1, 1, 1], "fail"),
+            ([1, 1, 1], [1, 2, 3], "fail"),
+            ([127.5], [1, 1, 1], "fail"),
             ([1, 2], [1, 2], "fail"),
             ([127.5], [0], "fail"),
             ([np.nan], [127.5], "fail"),
@@ -297,9 +309,9 @@ class TestMediaPipe:
         outcome = found(data, self.NAME, "labels")
         assert (outcome.result, detail in outcome.detail) == (result, True), outcome
 
-    def test_a_score_threshold_is_not_verified(self):
+    def test_a_score_threshold_is_told(self):
         data = with_metadata(image(), metadata_block([0], [1], threshold=0.25), b"")
-        assert found(data, self.NAME, "score_threshold").result == "not_verified"
+        assert found(data, self.NAME, "score_threshold").result == "pass"
         assert "0.25" in found(data, self.NAME, "score_threshold").detail
 
 
@@ -327,6 +339,8 @@ class TestMLKit:
     def test_documented_rules_decide(self):
         assert checked(image(), "mlkit_image")["normalization"] == "fail"
         assert checked(image(), "mlkit_image")["labels"] == "not_verified"
+        per_channel = with_metadata(image(), metadata_block([1, 2, 3], [1, 2, 3]), b"")
+        assert checked(per_channel, "mlkit_image")["normalization"] == "pass"
         outcomes = checked(with_metadata(image()), "mlkit_image")
         assert (outcomes["normalization"], outcomes["labels"], outcomes["no_select_ops"]) == ("pass", "pass", "pass")
 
@@ -340,4 +354,3 @@ def test_a_file_without_inputs_and_outputs_is_judged_without_an_error():
 
     record = inspect_file(edited(image(), nothing))
     assert {profile.profile for profile in record.profiles} == set(PROFILES)
-    assert check_profiles is not None

@@ -10,7 +10,7 @@ import gzip
 import math
 import re
 from collections import defaultdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,6 @@ _FLOAT_TYPES = {
     schema.TensorType.FLOAT32,
     schema.TensorType.FLOAT64,
 }
-_KNOWN_NAMES = frozenset(_OP_NAMES.values())
 _FORMAT_CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}
 _VERSION = re.compile(r"\d{1,9}(\.\d{1,9})*", re.ASCII)
 _MAX_RANK = 254  # TensorFlow's own limit
@@ -54,15 +53,19 @@ def describe(model: Any, data: bytes) -> ModelFileRecord:
         model: What `read_model` returned for `data`.
         data: The file's bytes.
     """
-    ops = _operators(model)
+    # By kind, not by name: a custom op may call itself ADD.
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for subgraph in model.subgraphs:
+        for op in subgraph.operators or []:
+            kinds[op_kind(model, op)].add(op_name(model, op))
     return ModelFileRecord(
         sha256=sha256_of(data),
         size_bytes=len(data),
         gzip_bytes=len(gzip.compress(data, compresslevel=9, mtime=0)),
         signatures=_signatures(model),
-        ops=ops,
-        select_tf_ops=tuple(op.name for op in ops if op.name.startswith("Flex")),
-        custom_ops=tuple(op.name for op in ops if op.name not in _KNOWN_NAMES and not op.name.startswith("Flex")),
+        ops=_operators(model),
+        select_tf_ops=tuple(sorted(kinds["select_tf"])),
+        custom_ops=tuple(sorted(kinds["custom"] | kinds["unknown"])),
         min_runtime_version=_min_runtime_version(model),
         weight_bytes=_weight_bytes(model, data),
         weights=weights.describe(model),
@@ -139,12 +142,24 @@ def type_name(code: int) -> str:
 
 def op_name(model: Any, op: Any) -> str:
     """Name of an operator: its builtin name, its custom code, or `UNKNOWN_<code>` if the schema does not have it."""
-    code = model.operatorCodes[op.opcodeIndex]
-    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)  # old files fill only the second
+    builtin = _builtin_code(model, op)
     if builtin == schema.BuiltinOperator.CUSTOM:
-        return text(code.customCode) or "CUSTOM"
+        return text(model.operatorCodes[op.opcodeIndex].customCode) or "CUSTOM"
     name: str = _OP_NAMES.get(builtin, f"UNKNOWN_{builtin}")
     return name
+
+
+def op_kind(model: Any, op: Any) -> Literal["builtin", "select_tf", "custom", "unknown"]:
+    """What an operator is: `select_tf` for a TensorFlow (Flex) op, `unknown` if the schema does not have it."""
+    builtin = _builtin_code(model, op)
+    if builtin == schema.BuiltinOperator.CUSTOM:
+        return "select_tf" if op_name(model, op).startswith("Flex") else "custom"
+    return "builtin" if builtin in _OP_NAMES else "unknown"
+
+
+def _builtin_code(model: Any, op: Any) -> int:
+    code = model.operatorCodes[op.opcodeIndex]
+    return int(max(code.builtinCode, code.deprecatedBuiltinCode))  # old files fill only the second
 
 
 def buffer_bytes(buffer: Any, data: bytes) -> npt.NDArray[np.uint8]:

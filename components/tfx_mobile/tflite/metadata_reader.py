@@ -81,7 +81,7 @@ def read_metadata(model: Any, data: bytes) -> MetadataRecord:
     inputs, outputs, files = with_files(record.inputs), with_files(record.outputs), completed(record.files)
     named = {file.name: file for tensor in (*inputs, *outputs) for file in tensor.files}
     named = {file.name: file for file in files} | named
-    others = (AssociatedFileRecord(name=name, size_bytes=size) for name, size in appended.sizes.items())
+    others = completed(tuple(AssociatedFileRecord(name=name) for name in appended.names))
     everything = {file.name: file for file in others} | named
     problems += [f"The file {n!r} is named, but not appended." for n, f in named.items() if f.size_bytes is None]
     return record.model_copy(
@@ -234,7 +234,7 @@ class _Appended:
     """The appended files.
 
     Attributes:
-        sizes: Size after decompression by name, as the archive says.
+        names: Their names.
     """
 
     def __init__(self, data: bytes, problems: list[str]) -> None:
@@ -245,7 +245,7 @@ class _Appended:
             problems.append(f"{len(infos):,} files are appended; only the first {_MAX_FILES:,} are shown.")
         self._infos = {info.filename: info for info in infos[:_MAX_FILES]}
         self._bytes_left = _MAX_TEXT_BYTES
-        self.sizes = {name: info.file_size for name, info in self._infos.items()}
+        self.names = tuple(self._infos)
 
     def complete(self, file: AssociatedFileRecord) -> AssociatedFileRecord:
         """`file` with its size, and its number of lines if it is a list of labels or words."""
@@ -258,7 +258,8 @@ class _Appended:
                 lines = self._count_lines(info)
             except Exception as error:  # noqa: BLE001 (zipfile and zlib raise whatever the damage leads to)
                 self._problems.append(f"The file {file.name!r} cannot be read: {type(error).__name__}: {error}.")
-        return file.model_copy(update={"size_bytes": info.file_size, "num_lines": lines})
+        compressed = info.compress_type != zipfile.ZIP_STORED
+        return file.model_copy(update={"size_bytes": info.file_size, "compressed": compressed, "num_lines": lines})
 
     def _count_lines(self, info: zipfile.ZipInfo) -> int:
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

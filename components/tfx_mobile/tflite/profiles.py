@@ -16,12 +16,13 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfx_mobile.errors import RecipeError
 from tfx_mobile.records import MetadataRecord, ModelFileRecord, ProfileResult, RuleResult, RuleStatus
-from tfx_mobile.tflite.flatbuffer import text, type_name
+from tfx_mobile.tflite.flatbuffer import op_kind, op_name, text, type_name
 from tfx_mobile.tflite.metadata_reader import AXIS_LABELS
 
 _MEASURED_LITERT = "measured on ai-edge-litert 1.4.0 and 2.3.0"
 _MEASURED_LITERT_JS = "measured on LiteRT.js 2.5.3, accelerator wasm"
 _MEASURED_MEDIAPIPE = "measured on MediaPipe 0.10.9 and 1.2.2"
+_MEASURED_MEDIAPIPE_TOO = "measured on MediaPipe 0.10.21"
 _MEDIAPIPE = "https://ai.google.dev/edge/api/mediapipe/python/mp/tasks/vision/ImageClassifier"
 _MEDIAPIPE_ONE_INPUT = "https://ai.google.dev/edge/api/mediapipe/objc/vision/Classes/MPPImageClassifier"
 _ML_KIT = "https://developers.google.com/ml-kit/custom-models (page summary)"
@@ -57,6 +58,11 @@ class _File:
 
     def _tensors(self, indices: Any) -> list[_Tensor]:
         return [_Tensor(self.main.tensors[index]) for index in ([] if indices is None else indices)]
+
+    def ops(self, kind: str) -> list[str]:
+        """Names of the operators of a kind, sorted."""
+        every = (op for subgraph in self.model.subgraphs for op in subgraph.operators or [])
+        return sorted({op_name(self.model, op) for op in every if op_kind(self.model, op) == kind})
 
     @property
     def normalization(self) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
@@ -129,12 +135,11 @@ def _no_select_ops(file: _File) -> Outcome:
 
 
 def _no_custom_ops(file: _File) -> Outcome:
-    names = [name for name in file.record.custom_ops if not name.startswith("UNKNOWN_")]
+    names = file.ops("custom")
     return ("fail", f"custom ops: {_listed(names)}") if names else ("pass", "none")
 
 
 def _known(file: _File) -> Outcome:
-    ops = [name for name in file.record.custom_ops if name.startswith("UNKNOWN_")]
     types = sorted(
         {
             type_name(tensor.type)
@@ -143,7 +148,7 @@ def _known(file: _File) -> Outcome:
             if type_name(tensor.type).startswith("unknown_")
         }
     )
-    newer = [*ops, *types]
+    newer = [*file.ops("unknown"), *types]
     return ("not_verified", f"newer than this schema: {_listed(newer)}") if newer else ("pass", "all known")
 
 
@@ -253,8 +258,8 @@ def _image_shape(file: _File) -> Outcome:
     shape = inputs[0].shape
     if len(shape) != 4 or shape[3] not in (3, -1) or shape[0] not in (1, -1):
         return "fail", f"input {shape}"
-    if -1 in shape:
-        return "not_verified", f"input {shape}: what a client makes of open sizes was not measured"
+    if -1 in shape[1:]:
+        return "not_verified", f"input {shape}: what the client makes of an open height or width is not known"
     return "pass", f"input {shape}"
 
 
@@ -271,10 +276,17 @@ def _has_normalization(file: _File) -> Outcome:
     if not mean or not std:
         return "fail", "no NormalizationOptions"
     found = f"mean {_listed_numbers(mean)}, std {_listed_numbers(std)}"
-    channels = inputs[0].shape[-1] if inputs[0].shape else 0
-    if any(len(values) not in (1, channels) for values in (mean, std)) or any(not v for v in std) or None in mean:
-        return "fail", f"{found}: neither one finite number nor one per channel"
+    if any(len(values) not in (1, 3) for values in (mean, std)) or not all(std) or None in mean:
+        return "fail", f"{found}: neither one finite number nor one per channel, or std is 0"
     return "pass", found
+
+
+def _has_one_normalization(file: _File) -> Outcome:
+    result, detail = _has_normalization(file)
+    mean, std = file.normalization
+    if result == "pass" and mean and (len(mean) != len(std) or len(set(mean)) > 1 or len(set(std)) > 1):
+        return "fail", f"{detail}: the client refuses channels that differ, and lists of different length"
+    return result, detail
 
 
 def _scores(file: _File) -> Outcome:
@@ -283,7 +295,7 @@ def _scores(file: _File) -> Outcome:
     found = _listed(map(str, outputs))
     if not any(good):
         return "fail", f"outputs: {found}"
-    if not all(good) or any(-1 in tensor.shape for tensor in outputs):
+    if not all(good) or any(tensor.shape[-1] == -1 for tensor in outputs):
         return "not_verified", f"outputs: {found}"
     return "pass", f"outputs: {found}"
 
@@ -324,9 +336,23 @@ def _labels_ml_kit(file: _File) -> Outcome:
 
 def _score_threshold(file: _File) -> Outcome:
     thresholds = [t.score_threshold for t in file.metadata.outputs if t.score_threshold is not None]
-    if thresholds:
-        return "not_verified", f"global_score_threshold {thresholds[0]:g}; what the client makes of it is not confirmed"
-    return "pass", "none, and none is asked for"
+    return "pass", f"the client drops scores below {thresholds[0]:g}" if thresholds else "none, and none is asked for"
+
+
+def _complete_metadata(file: _File) -> Outcome:
+    described, outputs = file.metadata.outputs, file.outputs()
+    if not file.metadata.present or not described:
+        return "pass", "no metadata for outputs"
+    if len(described) != len(outputs):
+        return "fail", f"metadata for {len(described)} outputs, the model has {len(outputs)}"
+    if any(not tensor.name for tensor in described):
+        return "fail", "an output without a name in the metadata: the client's process dies of it"
+    return "pass", "every output is described and named"
+
+
+def _uncompressed_files(file: _File) -> Outcome:
+    names = [found.name for found in file.metadata.files if found.compressed]
+    return ("fail", f"compressed: {_listed(names)}") if names else ("pass", "none is compressed")
 
 
 def _raw_pixels(file: _File) -> Outcome:
@@ -359,6 +385,8 @@ _SCORES = ("output_scores", "an output [1, N] or [1, 1, 1, N], uint8 or float32"
 _ONE_HEAD = ("one_head", "one classification head")
 _LABELS = ("labels", "labels, where given, are a TENSOR_AXIS_LABELS file with one line per class")
 _THRESHOLD = ("score_threshold", "ScoreThresholdingOptions are optional")
+_COMPLETE = ("output_metadata", "metadata, where given, describe every output, by name")
+_UNCOMPRESSED = ("uncompressed_files", "appended files are stored without compression")
 _RAW_PIXELS = (
     "uint8_normalization",
     "a uint8 input's scale is 1 / std and its zero point the mean within 1: the client writes raw pixels",
@@ -375,12 +403,14 @@ _MEDIAPIPE_IMAGE_CLASSIFIER = (
     _Rule(*_ONE_INPUT, _MEDIAPIPE_ONE_INPUT, _one_input),
     _Rule(*_IMAGE_SHAPE, _MEDIAPIPE, _image_shape),
     _Rule(*_IMAGE_TYPE, _MEASURED_MEDIAPIPE, _image_type),
-    _Rule(*_NORMALIZATION, _MEASURED_MEDIAPIPE, _has_normalization),
+    _Rule(*_NORMALIZATION, f"{_MEASURED_MEDIAPIPE}, per channel on 0.10.21", _has_one_normalization),
     _Rule(*_SCORES, _MEDIAPIPE, _scores),
     _Rule(*_ONE_HEAD, _MEDIAPIPE, _violation_unconfirmed(_one_head, "allowed by the page, but not measured")),
-    _Rule(*_LABELS, _MEDIAPIPE, _labels),
-    _Rule(*_THRESHOLD, _MEMORY, _score_threshold),
+    _Rule(*_LABELS, f"{_MEDIAPIPE}; {_MEASURED_MEDIAPIPE_TOO}", _labels),
+    _Rule(*_THRESHOLD, _MEASURED_MEDIAPIPE_TOO, _score_threshold),
     _Rule(*_RAW_PIXELS, _MEASURED_MEDIAPIPE, _raw_pixels),
+    _Rule(*_COMPLETE, _MEASURED_MEDIAPIPE_TOO, _complete_metadata),
+    _Rule(*_UNCOMPRESSED, _MEASURED_MEDIAPIPE_TOO, _uncompressed_files),
     _SELECT_OPS_ELSEWHERE,
 )
 
