@@ -8,5 +8,6 @@ failures.py     what went wrong with one recipe, in words, with advice
 worker.py       the child's side: prepares once, then converts recipe by recipe   (imports TensorFlow)
 quantize.py     one recipe's bytes from a prepared SavedModel                     (imports TensorFlow)
 front_end.py    loads a signature, freezes, cuts and re-signs it                  (imports TensorFlow)
+trained_ranges.py  ranges that training left in a graph: finds, removes or extends them   (imports TensorFlow)
 calibration.py  draws and checks the representative dataset                       (imports TensorFlow)
 """
