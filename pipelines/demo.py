@@ -144,10 +144,11 @@ def _show_results(console: Console, output: Path) -> None:
 
 
 def _results_table(record: Any) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.add_column("variant", no_wrap=True)
     # As Google's own table: the float model, post-training quantization, quantization-aware training.
     with_training = any(variant.ranges_from == "training" for variant in record.variants)
+    # A column more still leaves room for the verdict on a terminal of 80 characters.
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=with_training)
+    table.add_column("variant", no_wrap=True)
     if with_training:
         table.add_column("kind", no_wrap=True)
     for heading in ("accuracy", "change", "bytes", "gzip"):

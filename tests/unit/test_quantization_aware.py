@@ -15,10 +15,11 @@ from ai_edge_litert import schema_py_generated as schema
 from tests.fakes import models, qat_models
 from tfx_mobile.errors import ConversionError, RecipeError, SignatureError
 from tfx_mobile.recipes import BUILTIN_RECIPES, CalibrationSpec, ConversionRecipe
-from tfx_mobile.records import Variant
+from tfx_mobile.records import ModelFileRecord, OpRecord, SignatureRecord, TensorRecord, Variant
 from tfx_mobile.tflite.runtime import SignatureRunner
 from tfx_mobile.tflite_converter import trained_ranges
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
+from tfx_mobile.tflite_converter.inspection import inspect
 from tfx_mobile.tflite_converter.worker import Job
 
 IMAGES = models.images(models.rows(60, seed=5))
@@ -205,8 +206,11 @@ def save_module(path: Path, before: Callable[[Any], Any] = lambda x: x, bits: in
         # Zero must have a value of its own, so the range reaches down to it.
         (lambda x: x - 5.0, 0.0, 8.0),
         (lambda x: x * np.linspace(1, 2, 16, dtype=np.float32), -1.0, 3.0),
+        # As Transform's scalings guard against constant data; what is not chosen does not matter.
+        (lambda x: tf.where(tf.zeros_like(x) < 1.0, (x - 2.0) / 4.0, tf.sigmoid(x)), -2.0, 14.0),
+        (lambda x: tf.where(np.arange(16) < 8, x, x / 2.0), -2.0, 6.0),
     ],
-    ids=["none", "z_score", "reversed", "far_from_zero", "per_feature"],
+    ids=["none", "z_score", "reversed", "far_from_zero", "per_feature", "guarded", "chosen_per_feature"],
 )
 def test_the_range_of_an_input_follows_from_the_trained_one(
     run: Callable[..., Conversion], tmp_path: Path, before: Callable[[Any], Any], low: float, high: float
@@ -258,6 +262,20 @@ def test_fake_quantized_weights_alone_do_not_make_a_model_quantization_aware() -
 def test_a_trained_model_that_cannot_be_frozen_is_refused(run: Callable[..., Conversion], tmp_path: Path) -> None:
     with pytest.raises(SignatureError, match=r"trained quantization-aware, but cannot be frozen.*run_fn"):
         run(save_module(tmp_path / "m"), "float32", route="direct")
+
+
+@pytest.mark.parametrize("recipe", QAT)
+def test_a_file_in_which_nothing_computes_in_integers_is_refused(recipe: str) -> None:
+    tensor = TensorRecord(name="y", dtype=BUILTIN_RECIPES[recipe].io_dtype, shape=(1, 3))
+    signature = SignatureRecord(key="s", inputs=(tensor,), outputs=(tensor,))
+    ops = (OpRecord(name="QUANTIZE", version=1, count=1),)
+    file = ModelFileRecord(sha256="0" * 64, size_bytes=1, gzip_bytes=1, signatures=(signature,), ops=ops)
+    floats = signature.model_copy(
+        update=dict.fromkeys(("inputs", "outputs"), (tensor.model_copy(update={"dtype": "float32"}),))
+    )
+    failure = inspect(BUILTIN_RECIPES[recipe], file, floats)
+    assert failure is not None
+    assert failure.message == "Nothing in the file computes in integers; its ops are QUANTIZE."
 
 
 # --- the twin ---------------------------------------------------------------------------------------------------------

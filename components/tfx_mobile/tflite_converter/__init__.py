@@ -10,5 +10,6 @@ quantize.py     one recipe's bytes from a prepared SavedModel                   
 int4.py         int4 weights from a float32 file, through ai-edge-quantizer
 label_names.py  class names from a schema or a vocabulary
 front_end.py    loads a signature, freezes, cuts and re-signs it                  (imports TensorFlow)
+trained_ranges.py  ranges that training left in a graph: finds, removes or extends them   (imports TensorFlow)
 calibration.py  draws and checks the representative dataset                       (imports TensorFlow)
 """

@@ -122,10 +122,7 @@ def extend_to_inputs(graph_def: Any, inputs: Mapping[str, str]) -> Any:
         NoTrainedRangeError: Something else lies between.
     """
     nodes = _by_name(graph_def)
-    readers: dict[str, list[Any]] = {}
-    for node in graph_def.node:
-        for name in {_node(text) for text in node.input if not text.startswith("^")}:
-            readers.setdefault(name, []).append(node)
+    readers = _live_readers(graph_def, nodes)
     ranges: dict[str, Range] = {}
     blocked: dict[str, str] = {}
     for name, placeholder in inputs.items():
@@ -139,7 +136,7 @@ def extend_to_inputs(graph_def: Any, inputs: Mapping[str, str]) -> Any:
     fakes = {}
     for name, (low, high) in ranges.items():
         # What only passes on to a trained range needs no range of its own.
-        if all(reader.op in (*FAKE_QUANT_OPS, "Identity") for reader in readers[name]):
+        if all(reader.op in (*FAKE_QUANT_OPS, "Identity") for reader in readers.get(name, ())):
             continue
         fake = tf.compat.v1.NodeDef(name=f"{name}/trained_range", op="FakeQuantWithMinMaxArgs", input=[name])
         fake.attr["min"].f, fake.attr["max"].f, fake.attr["num_bits"].i = low, high, _BITS
@@ -177,7 +174,7 @@ def _range_of(name: str, nodes: dict[str, Any], readers: dict[str, list[Any]], f
         return found[name]
     bounds: list[float] = [0.0]  # an integer scale must be able to say zero
     for reader in readers.get(name, ()):
-        if reader.op in _READS_NO_VALUES or _never_selects(reader, name, nodes):
+        if reader.op in _READS_NO_VALUES:
             continue
         bounds += _before(reader, name, nodes, readers, found)
     if len(bounds) == 1:
@@ -211,15 +208,28 @@ def _before(
     raise _BlockedError(f"{node.name} ({node.op})")
 
 
-def _never_selects(node: Any, source: str, nodes: dict[str, Any]) -> bool:
-    """Whether `node` is a choice that is made already, and not for `source`: Transform's guards for constant data."""
-    if node.op not in _SELECTS:
-        return False
-    condition, *choices = (_node(text) for text in node.input if not text.startswith("^"))
-    value = _value(condition, nodes)
-    if value is None or condition == source or value.min() != value.max():
-        return False
-    return choices[0 if value.min() else 1] != source
+def _live_readers(graph_def: Any, nodes: dict[str, Any]) -> dict[str, list[Any]]:
+    """The nodes that read each node, without those that only a choice leads to that is made already, and otherwise.
+
+    Transform guards its scalings against constant data with such choices.
+    """
+    readers: dict[str, list[Any]] = {}
+    read = {_node(text) for node in graph_def.node for text in node.input if not text.startswith("^")}
+    waiting, seen = [node for node in graph_def.node if node.name not in read], set()
+    while waiting:
+        node = waiting.pop()
+        if node.name in seen:
+            continue
+        seen.add(node.name)
+        sources = [_node(text) for text in node.input if not text.startswith("^")]
+        if node.op in _SELECTS:
+            condition = _value(sources[0], nodes)
+            if condition is not None and condition.size and condition.min() == condition.max():
+                sources = [sources[1 if condition.min() else 2]]
+        for source in dict.fromkeys(sources):
+            readers.setdefault(source, []).append(node)
+            waiting.append(nodes[source])
+    return readers
 
 
 def _invert(op: str, first: bool, outcome: npt.NDArray[Any], constant: npt.NDArray[Any]) -> npt.NDArray[Any]:
