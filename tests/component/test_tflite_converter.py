@@ -13,7 +13,7 @@ from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types import Channel
 from tfx.types.standard_artifacts import Examples, Model, Schema, TransformGraph
 
-from tests.fakes import models
+from tests.fakes import models, outlier_mlp
 from tfx_mobile import CalibrationSpec, ConversionRecipe, TFLiteConverter, TFLiteVariants
 from tfx_mobile.errors import CalibrationError, ConversionError, RecipeError, SignatureError
 from tfx_mobile.recipes import BUILTIN_RECIPES
@@ -190,6 +190,27 @@ def test_a_recipe_that_fails_is_recorded_and_all_failing_is_an_error(step: Step,
     assert sorted(path.name for path in step.output.iterdir()) == ["full_integer", "manifest.json"]
     assert step.variants.get_int_custom_property("num_variants") == 1
     assert step.variants.get_int_custom_property("num_failed") == 1
+
+
+def test_accuracy_repair_reaches_the_manifest(step: Step, tmp_path: Path) -> None:
+    outlier_mlp.save(tmp_path / "m" / "Format-Serving")
+    examples = models.write_examples(tmp_path / "outlier", {"train": outlier_mlp.rows(800), "eval": []})
+    recipes = ["full_integer", "mixed_precision", "dynamic_range"]
+    manifest = step.run(tmp_path / "m", recipes, examples, max_parallel="2")
+    assert [variant.name for variant in manifest.converted()] == recipes
+    integer, repaired, dynamic = manifest.variants
+    assert (integer.calibrated, repaired.calibrated, dynamic.calibrated) == ("shared", "shared", None)
+    assert repaired.repair is not None
+    assert repaired.repair.repaired
+    assert repaired.repair.replay.float_layers == repaired.repair.float_layers != ()
+    assert repaired.file is not None
+    assert any(op.float_count for op in repaired.file.ops)
+    points, labels = outlier_mlp.data(500, seed=5)
+    accuracies = {
+        name: (step.predict(name, features=points)["output_0"].argmax(axis=1) == labels).mean()
+        for name in ("full_integer", "mixed_precision")
+    }
+    assert accuracies["full_integer"] < 0.4 < 0.8 < accuracies["mixed_precision"]
 
 
 # --- calibration ------------------------------------------------------------------------------------------------------

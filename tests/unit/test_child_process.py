@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -61,6 +62,20 @@ def test_a_reader_that_loses_interest_ends_the_child():
     stream = child_process.run(f"{HERE}:hang", {}, deadline_seconds=60)
     pid = next(stream)["pid"]
     stream.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_another_thread_can_stop_the_child():
+    read_fd, write_fd = os.pipe()
+    stream = child_process.run(f"{HERE}:hang", {}, deadline_seconds=60, stop=read_fd)
+    pid = next(stream)["pid"]
+    timer = threading.Timer(0.2, os.close, [write_fd])
+    timer.start()
+    with pytest.raises(child_process.Stopped):
+        next(stream)
+    timer.join()
+    os.close(read_fd)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

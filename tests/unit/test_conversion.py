@@ -1,19 +1,22 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.fakes import models
+from tests.fakes import models, outlier_mlp
+from tfx_mobile import child_process
 from tfx_mobile.child_process import ChildDied
 from tfx_mobile.errors import ConverterCrashedError
 from tfx_mobile.recipes import BUILTIN_RECIPES, CalibrationSpec, ConversionRecipe
-from tfx_mobile.records import ModelFileRecord, OpRecord, SignatureRecord, TensorRecord
+from tfx_mobile.records import Failure, ModelFileRecord, OpRecord, SignatureRecord, TensorRecord
 from tfx_mobile.tflite_converter import failures
-from tfx_mobile.tflite_converter.conversion import Conversion, convert
+from tfx_mobile.tflite_converter.conversion import Conversion, _lanes, convert
 from tfx_mobile.tflite_converter.inspection import inspect
 from tfx_mobile.tflite_converter.worker import Job
 
@@ -86,14 +89,15 @@ def test_an_abort_costs_the_recipe_at_hand_and_the_front_end_avoids_it(
     assert (resigned.route, sorted(resigned.files)) == ("resigned", ["float32", "full_integer"])
 
 
-def test_a_hang_costs_the_recipe_at_hand(run: Callable[..., Conversion], tmp_path: Path) -> None:
-    def spin(image: Any) -> Any:
-        # Zeros end at once; a calibration example keeps the interpreter busy for minutes.
-        rounds = tf.cast(tf.reduce_sum(tf.abs(image)) * 1e9, tf.float32)
-        _, result = tf.while_loop(lambda i, _: i < rounds, lambda i, x: (i + 1.0, x * 0.99), (0.0, image))
-        return result
+def _spin(image: Any) -> Any:
+    # Zeros end at once; a calibration example keeps the interpreter busy for minutes.
+    rounds = tf.cast(tf.reduce_sum(tf.abs(image)) * 1e9, tf.float32)
+    _, result = tf.while_loop(lambda i, _: i < rounds, lambda i, x: (i + 1.0, x * 0.99), (0.0, image))
+    return result
 
-    hung = run(_raw_module(tmp_path / "m", spin), "float32", "full_integer", "float16", deadline_seconds=5)
+
+def test_a_hang_costs_the_recipe_at_hand(run: Callable[..., Conversion], tmp_path: Path) -> None:
+    hung = run(_raw_module(tmp_path / "m", _spin), "float32", "full_integer", "float16", deadline_seconds=5)
     by_name = {variant.name: variant for variant in hung.variants}
     failure = by_name["full_integer"].failure
     assert failure is not None
@@ -155,7 +159,7 @@ def test_equal_bytes_from_separate_processes(
     assert first.calibration == second.calibration
     assert all(first.files[name].read_bytes() == second.files[name].read_bytes() for name in first.files)
     (repaired,) = (v.repair for v in first.variants if v.repair is not None)
-    assert len(repaired.float_layers) == 2
+    assert repaired.float_layers
 
 
 @pytest.mark.parametrize(("max_parallel", "peak"), [(1, 1), (3, 3), (9, 4)])
@@ -176,34 +180,94 @@ def test_lanes(max_parallel: int, peak: int) -> None:
     assert ("open" in together) == (max_parallel == 1)
 
 
-def test_children_run_at_once_on_request_and_a_crash_costs_one_recipe(
+def test_children_run_at_once_on_request_and_one_that_hangs_costs_its_recipe(
     run: Callable[..., Conversion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running, peak, started = set(), 0, []
+    running: list[Any] = []
+    started: list[list[str]] = []
+    peaks: list[int] = []
     original = child_process.run
 
-    def counted(function: str, request: dict[str, Any], **arguments: Any) -> Any:
-        nonlocal peak
-        started.append(request["convert"])
-        running.add(id(request))
-        peak = max(peak, len(running))
+    def counted(function: str, request: dict[str, Any], **arguments: Any) -> Iterator[dict[str, Any]]:
+        if "convert" not in request:  # a preflight
+            yield from original(function, request, **arguments)
+            return
+        started.append(list(request["convert"]))
+        running.append(request)
+        peaks.append(len(running))
         try:
             yield from original(function, request, **arguments)
         finally:
-            running.remove(id(request))
+            running.remove(request)
 
-    def abort(_: Any) -> Any:
-        os.abort()
+    monkeypatch.setattr(child_process, "run", counted)
+    names = ["full_integer", "float32", "dynamic_range", "float16"]
+    conversion = run(_raw_module(tmp_path / "m", _spin), *names, deadline_seconds=5, max_parallel=2)
+    assert [v.name for v in conversion.variants] == names
+    codes = [v.failure and v.failure.code for v in conversion.variants]
+    assert codes == ["converter_timeout", None, None, None]
+    assert sorted(conversion.files) == sorted(names[1:])
+    assert max(peaks) == 2
+    # The first child prepares, so it comes first; the rest of its recipes go to a fresh one.
+    assert started[0] == ["full_integer", "float32"]
+    assert sorted(started[1:]) == [["dynamic_range", "float16"], ["float32"]]
 
-    monkeypatch.setattr(conversion.child_process, "run", counted)
-    # Calibration runs the function and dies of it; what does not calibrate goes on.
-    model = _aborting_model(tmp_path / "m")
-    result = run(model, "full_integer", "float32", "dynamic_range", "float16", max_parallel=2)
-    codes = {v.name: v.failure and v.failure.code for v in result.variants}
-    assert codes == {"full_integer": "converter_crashed", "float32": None, "dynamic_range": None, "float16": None}
-    assert [v.name for v in result.variants] == ["full_integer", "float32", "dynamic_range", "float16"]
-    assert peak == 2
-    assert started == [("full_integer", "float32"), ("dynamic_range", "float16"), ("float32",)]
+
+def test_an_interruption_kills_all_children(
+    run: Callable[..., Conversion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes: list[Any] = []
+    original = subprocess.Popen
+
+    def popen(*arguments: Any, **options: Any) -> Any:
+        processes.append(original(*arguments, **options))
+        return processes[-1]
+
+    def interrupt(_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    # The second child has just started when the first one's recipe fails and the user presses Ctrl-C.
+    monkeypatch.setattr(Failure, "model_validate", interrupt)
+    model = _raw_module(tmp_path / "m", lambda image: tf.linalg.det(tf.reshape(image, [-1, 4, 4])))
+    with pytest.raises(KeyboardInterrupt):
+        run(model, "float32", "float16", max_parallel=2)
+    assert len(processes) == 2
+    assert all(process.poll() is not None for process in processes)
+
+
+# --- traps: files that a converter makes and an interpreter cannot bear -----------------------------------------------
+
+
+def test_int16x8_that_overflows_is_recorded_as_not_loadable(run: Callable[..., Conversion], tmp_path: Path) -> None:
+    # Activations so small that the 6 of relu6 is more than 2**31 of their int16 quanta.
+    kernel = np.random.default_rng(0).normal(scale=1e-6, size=(3, 3, 1, 1)).astype(np.float32)
+
+    def tiny(image: Any) -> Any:
+        squares = tf.reshape(image, [-1, 4, 4, 1])
+        return tf.nn.relu6(tf.nn.depthwise_conv2d(squares, kernel, [1, 1, 1, 1], "SAME"))
+
+    conversion = run(_raw_module(tmp_path / "m", tiny), "float32", "full_integer", "int16x8")
+    float32, full_integer, int16x8 = conversion.variants
+    assert (float32.failure, full_integer.failure) == (None, None)
+    assert int16x8.failure is not None
+    assert int16x8.failure.code == "not_loadable"
+    assert "overflow" in int16x8.failure.message
+    assert sorted(conversion.files) == ["float32", "full_integer"]
+
+
+def test_a_valid_file_that_aborts_one_resolver_costs_a_child_and_not_this_process(
+    run: Callable[..., Conversion], tmp_path: Path
+) -> None:
+    # Logits so small that the reference softmax cannot represent their scale and aborts; the optimized one can.
+    weights = tf.constant(np.random.default_rng(0).normal(scale=1e-9, size=(16, 3)), tf.float32)
+    conversion = run(_raw_module(tmp_path / "m", lambda image: tf.nn.softmax(image @ weights)), "full_integer")
+    assert conversion.variants[0].failure is None
+    path = conversion.files["full_integer"]
+    request = {"path": str(path)}
+    with pytest.raises(ChildDied) as died:
+        list(child_process.run("tests.fakes.reference_resolver:load_and_run", request, deadline_seconds=60))
+    assert (died.value.cause, died.value.signal_name) == ("crashed", "SIGABRT")
 
 
 def test_a_child_that_dies_before_the_first_recipe(

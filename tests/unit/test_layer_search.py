@@ -55,6 +55,17 @@ def test_of_several_that_do_it_the_smallest() -> None:
     assert found.best.layers == ("b",)
 
 
+def test_an_unnecessary_layer_is_not_kept_for_a_smaller_file() -> None:
+    # With all three in float there are two conversions less between float and integer.
+    model = Model("abcd", lambda layers: 0.95 if layers >= {"b", "c"} else 0.3 + 0.1 * len(layers & {"a", "b"}))
+    sizes = model.size
+    model.size = lambda layers: sizes(layers) - 60 * (set(layers) >= {"a", "b", "c"})  # type: ignore[method-assign]
+    found = model.search()
+    assert ("a", "b", "c") in model.measured
+    assert model.size("abc") < model.size("bc")
+    assert found.best.layers == ("b", "c")
+
+
 def test_layers_that_help_step_by_step_and_one_that_turned_out_unnecessary() -> None:
     # `a` looks best alone, but `b` and `c` together do not need it.
     def quality(layers: set[str]) -> float:

@@ -47,8 +47,8 @@ class Found:
     """The outcome of a search.
 
     Attributes:
-        best: The smallest file that reaches the target within the size limit; if there is none, the best quality
-            within the size limit.
+        best: The smallest file that reaches the target within the size limit, with no layer in float that turned out
+            unnecessary; if there is none, the best quality within the size limit.
         reached: Whether it reaches the target.
         trials: Everything that was measured beyond the baseline, in order.
         exhausted: Whether the search ended because its trials were used up.
@@ -201,8 +201,10 @@ def search(
         trial for trial in state.order if trial.size_bytes <= max_size_bytes and len(trial.layers) < len(candidates)
     ]
     reaching = [trial for trial in allowed if state.reaches(trial)]
-    if reaching:
-        best = min(reaching, key=lambda trial: (trial.size_bytes, len(trial.layers), trial.layers))
+    # A layer in float may make the file smaller, by a conversion less; it is not left in float for that.
+    needed = [trial for trial in reaching if not any(set(other.layers) < set(trial.layers) for other in reaching)]
+    if needed:
+        best = min(needed, key=lambda trial: (trial.size_bytes, len(trial.layers), trial.layers))
     else:
         best = min(
             [baseline, *allowed],

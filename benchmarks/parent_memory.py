@@ -1,0 +1,153 @@
+"""Peak memory of the process that TFLiteConverter runs in, converting a large model into all recipes or into one.
+
+The component's executor converts ResNet101V2 (random weights, 224 x 224) once into float32 alone and once into every
+recipe, each in a fresh process. The figure is that process's peak resident memory; its children, which hold TensorFlow
+and the model, are not in it. `--model small` does the same with a network of 60 kB, to see that the benchmark works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "parent_memory.json"
+ONE = ["float32"]
+ALL = [
+    "float32",
+    "float16",
+    "dynamic_range",
+    "full_integer",
+    "integer_only_int8",
+    "integer_only_uint8",
+    "int16x8",
+    "mixed_precision",
+]
+SIDE = {"resnet": 224, "small": 32}
+SAMPLES = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=sorted(SIDE), default="resnet")
+    parser.add_argument("--max-parallel", type=int, default=1, help="converter processes that may run at once")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(child(arguments)))
+        return
+    with tempfile.TemporaryDirectory() as work:
+        run_child("prepare", work, arguments)
+        runs = {name: run_child(name, work, arguments) for name in ("one", "all")}
+    ratio = runs["all"]["peak_bytes"] / runs["one"]["peak_bytes"]
+    result = {
+        "model": "ResNet101V2(weights=None), 224 x 224" if arguments.model == "resnet" else "small",
+        "max_parallel": arguments.max_parallel,
+        "recipes": {"one": ONE, "all": ALL},
+        **runs,
+        "ratio_all_to_one": round(ratio, 3),
+        "machine": {"cpus": os.cpu_count(), "architecture": platform.machine(), "python": platform.python_version()},
+    }
+    for name, run in runs.items():
+        print(f"{name}: peak {run['peak_bytes'] / 1e6:.0f} MB, {run['before_bytes'] / 1e6:.0f} MB before it began")
+    print(f"all / one: {ratio:.2f}")
+    if arguments.model == "resnet":
+        RESULT.parent.mkdir(parents=True, exist_ok=True)
+        RESULT.write_text(json.dumps(result, indent=2) + "\n")
+        print(f"written to {RESULT.relative_to(ROOT)}")
+
+
+def run_child(name: str, work: str, arguments: argparse.Namespace) -> Any:
+    command = [sys.executable, "-W", "ignore", __file__, "--child", name, "--work", work]
+    command += ["--model", arguments.model, "--max-parallel", str(arguments.max_parallel)]
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    env.pop("TF_USE_LEGACY_KERAS", None)
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def child(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.child == "prepare":
+        prepare(arguments.work, arguments.model)
+        return {}
+    return convert(arguments.work, ONE if arguments.child == "one" else ALL, arguments.max_parallel)
+
+
+def prepare(work: Path, model: str) -> None:
+    """The SavedModel as Trainer saves it, and a split of calibration examples."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    side = SIDE[model]
+    image = keras.Input((side, side, 3), name="image")
+    if model == "resnet":
+        network = keras.applications.ResNet101V2(input_shape=(side, side, 3), weights=None)(image)
+    else:
+        x = keras.layers.Conv2D(32, 3, strides=2, activation="relu")(image)
+        x = keras.layers.Conv2D(64, 3, strides=2, activation="relu")(x)
+        network = keras.layers.Dense(10, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x))
+    keras.Model(image, network).export(str(work / "model" / "Format-Serving"), format="tf_saved_model", verbose=False)
+    split = work / "examples" / "Split-train"
+    split.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    with tf.io.TFRecordWriter(str(split / "data_tfrecord-00000-of-00001.gz"), "GZIP") as writer:
+        for _ in range(2 * SAMPLES):
+            values = tf.train.FloatList(value=rng.uniform(-1, 1, side * side * 3))
+            feature = {"image": tf.train.Feature(float_list=values)}
+            writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+
+
+def convert(work: Path, recipes: list[str], max_parallel: int) -> dict[str, Any]:
+    from tfx.types import artifact_utils, standard_artifacts
+
+    from tfx_mobile.artifacts import TFLiteVariants
+    from tfx_mobile.records import VariantManifest
+    from tfx_mobile.tflite_converter.executor import Executor
+
+    model, examples, variants = standard_artifacts.Model(), standard_artifacts.Examples(), TFLiteVariants()
+    model.uri, examples.uri = str(work / "model"), str(work / "examples")
+    examples.split_names = artifact_utils.encode_split_names(["train"])
+    variants.uri = tempfile.mkdtemp(dir=work)
+    before = peak_bytes()
+    parameters = {
+        "recipes": json.dumps([recipe if recipe != "mixed_precision" else bounded_search() for recipe in recipes]),
+        "calibration": json.dumps({"num_samples": SAMPLES, "evaluation_split": None}),
+        "deadline_seconds": 3600.0,
+        "max_parallel": max_parallel,
+    }
+    Executor().Do({"model": [model], "examples": [examples]}, {"variants": [variants]}, parameters)
+    manifest = VariantManifest.read(Path(variants.uri) / "manifest.json")
+    return {
+        "peak_bytes": peak_bytes(),
+        "before_bytes": before,
+        "size_bytes": {v.name: v.file.size_bytes for v in manifest.variants if v.file is not None},
+        "failed": {v.name: v.failure.code for v in manifest.variants if v.failure is not None},
+    }
+
+
+def bounded_search() -> dict[str, Any]:
+    """`mixed_precision` with few trials: its search runs in the child, and what it finds is not the question here."""
+    repair = {"max_trials": 2, "num_examples": SAMPLES}
+    return {"name": "mixed_precision", "quantization": "mixed_precision", "repair": repair}
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process alone."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Four recipes of MobileNetV2 from one calibration, against four stock conversions.
+
+Both make float32, full_integer, integer_only_int8 and int16x8 with 100 calibration samples from the same re-signed
+SavedModel, each in a process of its own: A by RecipeRunner, as the component's child process does it, B by TensorFlow's
+public converter, recipe by recipe. Runs are interleaved A B B A; the figure is user plus system CPU time after imports.
+The control compares the two A of a round, which should give 1. Afterwards every file of A is run against that of B.
+
+The network is MobileNetV2(input_shape=(96, 96, 3), weights=None, classes=10). With its random weights activations fade
+away layer by layer, and the int16x8 file does not load. So its batch normalizations get the statistics of a forward
+pass over seeded images, which is what training would have given them; its convolutions stay random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "shared_calibration.json"
+RECIPES = ("float32", "full_integer", "integer_only_int8", "int16x8")
+SIDE, CLASSES, SAMPLES = 96, 10, 100
+IMAGE, KEY = "image", "serving_default"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of A B B A")
+    parser.add_argument("--examples", type=int, default=500, help="examples on which outputs are compared")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(CHILDREN[arguments.child](arguments.work, arguments.examples)))
+        return
+    with tempfile.TemporaryDirectory() as work:
+        run_child("prepare", work, arguments.examples)
+        rounds = []
+        for index in range(arguments.rounds):
+            runs = [run_child(name, work, arguments.examples) for name in ("ours", "stock", "stock", "ours")]
+            rounds.append(runs)
+            print(f"round {index + 1}: CPU-s {[round(run['cpu_seconds'], 2) for run in runs]}", end=" ")
+            print(f"stock / ours {ratio_of(runs):.2f}, control {control_of(runs):.2f}", flush=True)
+        comparison = run_child("compare", work, arguments.examples)
+    result = {
+        "model": f"MobileNetV2(input_shape=({SIDE}, {SIDE}, 3), weights=None, classes={CLASSES}), seeded statistics",
+        "recipes": RECIPES,
+        "samples": SAMPLES,
+        "order": "ours stock stock ours",
+        "cpu_seconds": [[round(run["cpu_seconds"], 3) for run in runs] for runs in rounds],
+        "ratio_stock_to_ours": round(statistics.median(map(ratio_of, rounds)), 3),
+        "control_ours_to_ours": round(statistics.median(map(control_of, rounds)), 3),
+        "compared_examples": arguments.examples,
+        "comparison": comparison,
+        "machine": {"cpus": os.cpu_count(), "architecture": platform.machine(), "python": platform.python_version()},
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"median: stock / ours {result['ratio_stock_to_ours']}, control {result['control_ours_to_ours']}")
+    for name, found in comparison.items():
+        print(f"{name}: outputs equal {found['outputs_equal']}, bytes equal {found['bytes_equal']}")
+    print(f"written to {RESULT.relative_to(ROOT)}")
+    if not all(found["outputs_equal"] for found in comparison.values()):
+        raise SystemExit("outputs differ")
+
+
+def run_child(name: str, work: str, examples: int) -> Any:
+    command = [sys.executable, "-W", "ignore", __file__, "--child", name, "--work", work, "--examples", str(examples)]
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    env.pop("TF_USE_LEGACY_KERAS", None)
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def ratio_of(runs: list[dict[str, Any]]) -> float:
+    ours_1, stock_1, stock_2, ours_2 = (run["cpu_seconds"] for run in runs)
+    return float((stock_1 + stock_2) / (ours_1 + ours_2))
+
+
+def control_of(runs: list[dict[str, Any]]) -> float:
+    return float(runs[0]["cpu_seconds"] / runs[3]["cpu_seconds"])
+
+
+def cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def images(count: int, seed: int) -> Any:
+    """Smooth random pictures with values from -1 to 1, float32 [count, 96, 96, 3]."""
+    import numpy as np
+
+    coarse = np.random.default_rng(seed).uniform(-1, 1, (count, 12, 12, 3))
+    return coarse.repeat(8, axis=1).repeat(8, axis=2).astype(np.float32)
+
+
+def prepare(work: Path, examples: int) -> None:
+    import keras
+
+    from tfx_mobile.tflite_converter import front_end
+
+    keras.utils.set_random_seed(0)
+    network = keras.applications.MobileNetV2(input_shape=(SIDE, SIDE, 3), weights=None, classes=CLASSES)
+    image = keras.Input((SIDE, SIDE, 3), name=IMAGE)
+    model = keras.Model(image, network(image))
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0  # the statistics of the next batch, and nothing else
+    model(images(64, seed=1), training=True)
+    model.export(str(work / "saved_model"), format="tf_saved_model", verbose=False)
+    signature = front_end.load_signature(work / "saved_model", KEY)
+    front_end.FrozenSignature(signature).resign(work / "resigned", 1)
+
+
+def representative() -> Any:
+    return ({IMAGE: sample[None]} for sample in images(SAMPLES, seed=2))
+
+
+def ours(work: Path, examples: int) -> dict[str, Any]:
+    from tfx_mobile.recipes import BUILTIN_RECIPES
+    from tfx_mobile.tflite_converter.recipe_runner import RecipeRunner
+
+    def no_ranking(recipe: Any) -> Any:
+        raise AssertionError(f"{recipe} ranks nothing")
+
+    with tempfile.TemporaryDirectory(dir=work) as shared:
+        start = cpu_seconds()
+        for name in RECIPES:
+            runner = RecipeRunner(
+                str(work / "resigned"), KEY, representative, no_ranking, shared, lambda: None, may_share=True
+            )
+            made = runner.run(BUILTIN_RECIPES[name])
+            assert made.calibrated == (None if name == "float32" else "shared")
+            (work / f"{name}.ours").write_bytes(made.data)
+        return {"cpu_seconds": cpu_seconds() - start}
+
+
+def stock(work: Path, examples: int) -> dict[str, Any]:
+    import tensorflow as tf
+
+    from tfx_mobile.tflite_converter import recipe_runner  # noqa: F401 (the same imports on both sides)
+
+    start = cpu_seconds()
+    for name in RECIPES:
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(work / "resigned"), signature_keys=[KEY])
+        if name != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = representative
+        if name == "integer_only_int8":
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+        if name == "int16x8":
+            converter.target_spec.supported_ops = [
+                tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+                tf.lite.OpsSet.TFLITE_BUILTINS,
+            ]
+        (work / f"{name}.stock").write_bytes(converter.convert())
+    return {"cpu_seconds": cpu_seconds() - start}
+
+
+def compare(work: Path, examples: int) -> dict[str, Any]:
+    """Runs each pair of files on the same images and compares what comes out, element by element."""
+    import numpy as np
+
+    from tfx_mobile.tflite.runtime import SignatureRunner
+
+    found = {}
+    for name in RECIPES:
+        files = [(work / f"{name}.{side}").read_bytes() for side in ("ours", "stock")]
+        outputs = []
+        for data in files:
+            runner = SignatureRunner(data, KEY)
+            parts = [next(iter(runner.run({IMAGE: image[None]}).values())) for image in images(examples, seed=3)]
+            outputs.append(np.concatenate(parts))
+        found[name] = {
+            "bytes": [len(data) for data in files],
+            "bytes_equal": files[0] == files[1],
+            "outputs_equal": bool(np.array_equal(*outputs)),
+            "largest_difference": float(np.abs(outputs[0] - outputs[1]).max()),
+            "distinct_output_values": len(np.unique(outputs[0])),
+        }
+    return found
+
+
+CHILDREN = {"prepare": prepare, "ours": ours, "stock": stock, "compare": compare}
+
+if __name__ == "__main__":
+    main()
