@@ -218,7 +218,7 @@ def test_a_writer_that_fails(tmp_path: Path, model: Path, body: str, message: st
 def test_a_writer_that_fails_costs_the_variant(tmp_path: Path, model: Path) -> None:
     expected = inspect_model(model.read_bytes()).signature()
     broken = Metadata(spec=ASKED, writer=_program(tmp_path, "exit 9"))
-    variant = conversion._check(BUILTIN_RECIPES["integer_only_int8"], model, expected, 60, broken)
+    variant = conversion._check(BUILTIN_RECIPES["integer_only_int8"], model, expected, (), broken, 60)
     assert (variant.file, variant.metadata) == (None, None)
     assert variant.failure is not None
     assert variant.failure.code == "metadata_failed"

@@ -17,19 +17,27 @@ from tfx_mobile.recipes import (
     resolve_recipes,
 )
 from tfx_mobile.records import (
+    Balance,
+    CalibrationFinding,
     CalibrationRecord,
+    EvaluationSplit,
     Failure,
     Finding,
     InputRange,
     ModelFileRecord,
     OpRecord,
     ProfileResult,
+    RepairRecord,
+    RepairTrial,
     RuleResult,
     SignatureRecord,
     SourceModelRecord,
     TensorRecord,
+    ValueCount,
     Variant,
     VariantManifest,
+    WeightsRecord,
+    WrittenMetadataRecord,
 )
 
 some = settings(max_examples=40, deadline=None)
@@ -70,35 +78,50 @@ def recipes(draw):
     }
     if quantization == "integer_only":
         fields["io_dtype"] = draw(st.sampled_from(["float32", "int8", "uint8"]))
-    if quantization == "full_integer":
-        fields["float_layers"] = draw(tuples(words))
     if quantization in ("full_integer", "integer_only"):
         fields["quantization_aware"] = draw(st.booleans())
+    if quantization == "full_integer" and not fields["quantization_aware"]:
+        fields["float_layers"] = draw(tuples(words))
     if quantization == "mixed_precision":
         fields["repair"] = draw(maybe(repairs))
     return ConversionRecipe(**fields)
 
 
-calibrations = st.builds(
-    CalibrationSpec,
-    split=words,
-    num_samples=st.integers(1, 10**12),
-    seed=st.integers(0, 2**63),
-    stratify_by=maybe(words),
-    label=maybe(words),
-    evaluation_split=maybe(words),
-    leakage=st.sampled_from(["warn", "refuse"]),
-)
-metadata_specs = st.builds(
-    MetadataSpec,
-    name=maybe(words),
-    description=maybe(st.text(max_size=20)),
-    version=maybe(words),
-    author=maybe(words),
-    labels=tuples(words),
-    mean=tuples(numbers),
-    std=tuples(st.floats(0, 1e30, exclude_min=True)),
-)
+@st.composite
+def calibration_specs(draw):
+    """Any valid CalibrationSpec: leakage can only be refused where there is something to compare with."""
+    split, evaluation_split = draw(words), draw(maybe(words))
+    compared = evaluation_split not in (None, split)
+    return CalibrationSpec(
+        split=split,
+        num_samples=draw(st.integers(1, 10**12)),
+        seed=draw(st.integers(0, 2**63)),
+        stratify_by=draw(maybe(words)),
+        label=draw(maybe(words)),
+        evaluation_split=evaluation_split,
+        leakage=draw(st.sampled_from(["warn", "refuse"])) if compared else "warn",
+    )
+
+
+@st.composite
+def metadata_specs(draw):
+    """Any valid MetadataSpec: labels or the feature they come from, and as many means as deviations."""
+    channels = draw(st.integers(0, 3))
+    fields = {
+        "name": draw(maybe(words)),
+        "description": draw(maybe(st.text(max_size=20))),
+        "version": draw(maybe(words)),
+        "author": draw(maybe(words)),
+        "mean": draw(st.lists(numbers, min_size=channels, max_size=channels)),
+        "std": draw(st.lists(st.floats(0, 1e30, exclude_min=True), min_size=channels, max_size=channels)),
+    }
+    if draw(st.booleans()):
+        fields["labels"] = draw(tuples(st.text("abc é", min_size=1, max_size=5).filter(str.strip)))
+    else:
+        fields["label"] = draw(maybe(words))
+    return MetadataSpec(**fields)
+
+
 tensors = st.builds(
     TensorRecord,
     name=words,
@@ -120,6 +143,35 @@ files = st.builds(
     select_tf_ops=tuples(words),
     custom_ops=tuples(words),
     min_runtime_version=maybe(words),
+    weight_bytes=st.dictionaries(words, sizes, max_size=2),
+    weights=maybe(st.builds(WeightsRecord, num_elements=sizes, num_zeros=sizes, max_distinct_values=maybe(sizes))),
+)
+trials = st.builds(RepairTrial, float_layers=tuples(words), quality=maybe(numbers), size_bytes=maybe(sizes))
+searches = st.builds(
+    RepairRecord,
+    measure=st.sampled_from(["agreement", "accuracy"]),
+    num_examples=sizes,
+    num_calibrated=sizes,
+    float_quality=numbers,
+    quantized_quality=maybe(numbers),
+    quality=maybe(numbers),
+    repaired=st.booleans(),
+    reasons=tuples(words),
+    float_layers=tuples(words),
+    size_ratio=numbers,
+    trials=tuples(trials),
+    replay=recipes(),
+)
+written = st.builds(
+    WrittenMetadataRecord,
+    writer=maybe(words),
+    not_written=maybe(words),
+    kind=maybe(st.sampled_from(["image_classifier", "model"])),
+    num_labels=sizes,
+    labels_sha256=maybe(digests),
+    mean=tuples(numbers),
+    raw_pixels=maybe(st.booleans()),
+    notes=tuples(words),
 )
 rules = st.builds(RuleResult, id=words, statement=words, result=statuses, detail=words, source=words)
 variants = st.builds(
@@ -128,6 +180,10 @@ variants = st.builds(
     path=maybe(words),
     file=maybe(files),
     failure=maybe(st.builds(Failure, code=words, message=words, advice=words)),
+    ranges_from=maybe(st.sampled_from(["calibration", "training"])),
+    calibrated=maybe(st.sampled_from(["shared", "own"])),
+    repair=maybe(searches),
+    metadata=maybe(written),
     profiles=tuples(st.builds(ProfileResult, profile=words, result=statuses, rules=tuples(rules))),
     findings=tuples(
         st.builds(
@@ -152,6 +208,12 @@ sources = st.builds(
     inputs=tuples(tensors),
     outputs=tuples(tensors),
 )
+balances = st.builds(
+    Balance,
+    feature=words,
+    values=tuples(st.builds(ValueCount, value=maybe(words), num_samples=sizes, num_examples=sizes)),
+    num_omitted=sizes,
+)
 manifests = st.builds(
     VariantManifest,
     source=sources,
@@ -160,11 +222,20 @@ manifests = st.builds(
     calibration=maybe(
         st.builds(
             CalibrationRecord,
-            spec=calibrations,
+            spec=calibration_specs(),
             num_samples=sizes,
             num_examples=sizes,
             sha256=digests,
-            ranges=tuples(st.builds(InputRange, name=words, minimum=numbers, maximum=numbers)),
+            ranges=tuples(
+                st.builds(InputRange, name=words, minimum=numbers, maximum=numbers, rows_outside=maybe(numbers))
+            ),
+            source=maybe(st.sampled_from(["signature", "examples", "transform_graph"])),
+            label_balance=maybe(balances),
+            strata=maybe(balances),
+            evaluation=maybe(st.builds(EvaluationSplit, split=words, num_examples=sizes)),
+            not_compared=maybe(words),
+            num_leaked=maybe(sizes),
+            findings=tuples(st.builds(CalibrationFinding, code=words, message=words)),
         )
     ),
     versions=st.dictionaries(words, words, max_size=3),
@@ -187,7 +258,7 @@ def test_a_recipe_survives_json(recipe):
 
 
 @some
-@given(calibrations | metadata_specs)
+@given(calibration_specs() | metadata_specs())
 def test_calibration_and_metadata_survive_json(spec):
     document = json.loads(json.dumps(spec.model_dump(mode="json")))
     assert type(spec)(**document) == spec
@@ -215,7 +286,7 @@ def test_an_unknown_field_of_a_recipe_is_refused_by_name(recipe, field):
 
 
 @some
-@given(calibrations | metadata_specs | repairs, unknown_fields)
+@given(calibration_specs() | metadata_specs() | repairs, unknown_fields)
 def test_an_unknown_field_of_a_specification_is_refused_by_name(spec, field):
     with pytest.raises(RecipeError, match=f"Invalid {type(spec).__name__}: .*{field}"):
         type(spec)(**spec.model_dump(mode="json"), **{field: 1})
@@ -223,7 +294,7 @@ def test_an_unknown_field_of_a_specification_is_refused_by_name(spec, field):
 
 def objects(document, where=()):
     """Every JSON object that stands for a record, with the keys on the way to it."""
-    if isinstance(document, dict) and where[-1:] != ("versions",):
+    if isinstance(document, dict) and where[-1:] not in (("versions",), ("weight_bytes",)):
         yield where, document
         for key, value in document.items():
             yield from objects(value, (*where, key))
@@ -238,7 +309,9 @@ def test_an_unknown_field_anywhere_in_a_manifest_is_refused_by_name(manifest, fi
     document = json.loads(manifest.to_json())
     where, chosen = data.draw(st.sampled_from(list(objects(document))))
     chosen[field] = 1
-    path = r"\.".join(map(str, where))
+    # Specifications check themselves, so what is wrong inside one is reported where it stands.
+    specification = next((n for n, key in enumerate(where, 1) if key in ("recipe", "replay", "spec")), len(where))
+    path = r"\.".join(map(str, where[:specification]))
     with pytest.raises(TFXMobileError, match=f"Not a valid VariantManifest: {path}.*{field}.*Extra inputs"):
         VariantManifest.from_json(json.dumps(document))
 

@@ -191,8 +191,8 @@ class Executor(BaseExecutor):
             SignatureError: The signature cannot be converted at all, or is another in `qat_model`.
             CalibrationError: The calibration examples are missing or damaged.
             MetadataError: Metadata is asked for, but MediaPipe's writers are not there.
-            ConversionError: There is no SavedModel and no Keras file, `qat_model` was not trained quantization-aware, or
-                every recipe failed.
+            ConversionError: There is no SavedModel and no Keras file, `qat_model` was not trained quantization-aware,
+                or every recipe failed.
         """
         recipes = resolve_recipes(
             artifact_io.from_json(exec_properties["recipes"], "recipes", _RECIPES_EXAMPLE, RecipeError)
