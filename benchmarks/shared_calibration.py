@@ -103,7 +103,7 @@ def images(count: int, seed: int) -> Any:
     return coarse.repeat(8, axis=1).repeat(8, axis=2).astype(np.float32)
 
 
-def prepare(work: Path, examples: int) -> None:
+def prepare(work: Path, _examples: int) -> None:
     import keras
 
     from tfx_mobile.tflite_converter import front_end
@@ -125,7 +125,7 @@ def representative() -> Any:
     return ({IMAGE: sample[None]} for sample in images(SAMPLES, seed=2))
 
 
-def ours(work: Path, examples: int) -> dict[str, Any]:
+def ours(work: Path, _examples: int) -> dict[str, Any]:
     from tfx_mobile.recipes import BUILTIN_RECIPES
     from tfx_mobile.tflite_converter.recipe_runner import RecipeRunner
 
@@ -144,7 +144,7 @@ def ours(work: Path, examples: int) -> dict[str, Any]:
         return {"cpu_seconds": cpu_seconds() - start}
 
 
-def stock(work: Path, examples: int) -> dict[str, Any]:
+def stock(work: Path, _examples: int) -> dict[str, Any]:
     import tensorflow as tf
 
     from tfx_mobile.tflite_converter import recipe_runner  # noqa: F401 (the same imports on both sides)

@@ -18,8 +18,9 @@ from tfx_mobile.errors import CalibrationError
 from tfx_mobile.recipes import BUILTIN_RECIPES, CalibrationSpec, ConversionRecipe, RepairSpec
 from tfx_mobile.records import RepairRecord
 from tfx_mobile.tflite.runtime import SignatureRunner
-from tfx_mobile.tflite_converter import float_layers, quantize, repair
+from tfx_mobile.tflite_converter import repair
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
+from tfx_mobile.tflite_converter.recipe_runner import RecipeRunner
 from tfx_mobile.tflite_converter.worker import Job
 
 Run = Callable[..., Conversion]
@@ -195,20 +196,29 @@ def test_ranking_by_quantization_error_would_pick_the_wrong_layer(outlier: Path)
     assert score[layers == "second"].item() < score[layers == "third"].item()
 
 
-def test_the_public_converter_alone_repairs_too(outlier: Path) -> None:
-    """Where TensorFlow's private steps are missing: the same layers, through its QuantizationDebugger."""
+def test_the_public_converter_alone_repairs_too(outlier: Path, tmp_path: Path) -> None:
+    """Where a calibration cannot be shared: the same layers, through TensorFlow's QuantizationDebugger."""
     points, _ = outlier_mlp.data(300, seed=2)
-    saved_model = str(outlier / "model")
+    calls = 0
 
     def representative() -> Iterator[dict[str, Any]]:
+        nonlocal calls
+        calls += 1
         return ({outlier_mlp.INPUT: point[None]} for point in points[:100])
 
-    float_recipe = BUILTIN_RECIPES["float32"]
-    float_model = quantize.convert(float_recipe, saved_model, "serving_default", representative)
-    names = [layer.name for layer in float_layers.layers(float_model)]
-    recipe = ConversionRecipe(name="x", quantization="full_integer", float_layers=tuple(names[1:3]))
-    data = quantize.convert(recipe, saved_model, "serving_default", representative)
-    judge = repair._Judge(float_model, repair.Examples({outlier_mlp.INPUT: points[100:]}, None, 0))
-    assert judge.quality(data) >= 0.99
-    plain = quantize.convert(BUILTIN_RECIPES["full_integer"], saved_model, "serving_default", representative)
-    assert judge.quality(plain) < 0.4
+    runner = RecipeRunner(
+        str(outlier / "model"),
+        "serving_default",
+        representative,
+        lambda _: repair.Examples({outlier_mlp.INPUT: points[100:]}, None, 0),
+        tmp_path,
+        lambda: None,
+        may_share=False,
+    )
+    made = runner.run(BUILTIN_RECIPES["mixed_precision"])
+    assert made.calibrated == "own"
+    assert calls == 2, "one for full_integer, one for all trials"
+    assert made.repair is not None
+    assert made.repair.repaired
+    assert [layer.split("/")[-2] for layer in made.repair.float_layers] == ["second_1", "third_1"]
+    assert runner.run(made.repair.replay).data == made.data
