@@ -30,6 +30,7 @@ ALL = [
     "integer_only_uint8",
     "int16x8",
     "mixed_precision",
+    "int4",
 ]
 SIDE = {"resnet": 224, "small": 32}
 SAMPLES = 8
@@ -58,9 +59,8 @@ def main() -> None:
         "machine": {"cpus": os.cpu_count(), "architecture": platform.machine(), "python": platform.python_version()},
     }
     for name, run in runs.items():
-        print(
-            f"{name}: peak {run['peak_bytes'] / 1e6:.0f} MB, {run['before_bytes'] / 1e6:.0f} MB before it began, failed: {run['failed']}"
-        )
+        peak, before = (f"{run[key] / 1e6:.0f} MB" for key in ("peak_bytes", "before_bytes"))
+        print(f"{name}: peak {peak}, {before} before it began, failed: {run['failed']}")
     print(f"all / one: {ratio:.2f}")
     if arguments.model == "resnet":
         RESULT.parent.mkdir(parents=True, exist_ok=True)
