@@ -171,12 +171,15 @@ class Variant(Record):
         path: Path of the file below the artifact's uri, `<recipe name>/model.tflite`.
         file: Facts of the file.
         failure: Why there is no file.
+        runtime: Name and version of the interpreter that loaded and ran the file when it was checked. Files with Select
+            TensorFlow ops run on TensorFlow's own.
     """
 
     recipe: ConversionRecipe
     path: str | None = None
     file: ModelFileRecord | None = None
     failure: Failure | None = None
+    runtime: str | None = None
 
     @property
     def name(self) -> str:

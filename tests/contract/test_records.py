@@ -34,6 +34,7 @@ VARIANT = Variant(
         ops=(OpRecord(name="ADD", version=1, count=2, float_count=2),),
         min_runtime_version="1.14.0",
     ),
+    runtime="ai-edge-litert 2.3.0",
 )
 FAILED = Variant(
     recipe=ConversionRecipe(name="int16x8", quantization="int16x8", batch_size=1),
@@ -76,11 +77,11 @@ GOLDEN = (
     f'"sha256":"{SHA}","signatures":[{{"inputs":[{TENSOR_JSON}],"key":"serving_default","outputs":[{TENSOR_JSON}]}}],'
     '"size_bytes":10},"path":"float32/model.tflite",'
     '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"float32","quantization":"none",'
-    '"quantization_aware":false,"repair":null,"schema_version":2}},'
+    '"quantization_aware":false,"repair":null,"schema_version":2},"runtime":"ai-edge-litert 2.3.0"},'
     '{"failure":{"advice":"export again","code":"converter_crashed","message":"killed by SIGABRT"},"file":null,'
     '"path":null,'
     '"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32","name":"int16x8","quantization":"int16x8",'
-    '"quantization_aware":false,"repair":null,"schema_version":2}}],'
+    '"quantization_aware":false,"repair":null,"schema_version":2},"runtime":null}],'
     '"versions":{"tfx-mobile":"0.1.0"}}'
 )
 

@@ -15,6 +15,7 @@ from tfx_mobile.recipes import ConversionRecipe
 from tfx_mobile.records import CalibrationRecord, Failure, SignatureRecord, Variant
 from tfx_mobile.tflite.flatbuffer import inspect_model
 from tfx_mobile.tflite.preflight import preflight
+from tfx_mobile.tflite.runtime import runtime_name
 from tfx_mobile.tflite_converter import failures
 from tfx_mobile.tflite_converter.inspection import inspect
 from tfx_mobile.tflite_converter.worker import MODEL_FILE, Job, Prepared, Route
@@ -70,7 +71,7 @@ def convert(job: Job, *, deadline_seconds: float) -> Conversion:
         failure = problems.get(recipe.name)
         if failure is None:
             path = Path(job.work_dir) / recipe.name / MODEL_FILE
-            variant = _check(resolved, path, source.signature, deadline_seconds)
+            variant = _check(resolved, path, source.signature, job.allow_select_tf_ops, deadline_seconds)
             if variant.failure is None:
                 files[recipe.name] = path
         else:
@@ -127,14 +128,20 @@ def _run_children(job: Job, deadline_seconds: float) -> tuple[Prepared, dict[str
     return cast(Prepared, prepared), problems
 
 
-def _check(recipe: ConversionRecipe, path: Path, expected: SignatureRecord, deadline_seconds: float) -> Variant:
+def _check(
+    recipe: ConversionRecipe,
+    path: Path,
+    expected: SignatureRecord,
+    allow_select_tf_ops: bool,
+    deadline_seconds: float,
+) -> Variant:
     """Inspects a converted file by the recipe's rules, then loads and runs it once in a child process."""
     try:
         file = inspect_model(path.read_bytes())
     except errors.ModelFileError as error:
         return Variant(recipe=recipe, failure=failures.inspection(str(error)))
-    failure = inspect(recipe, file, expected)
+    failure = inspect(recipe, file, expected, allow_select_tf_ops=allow_select_tf_ops)
     failure = failure or preflight(path, sha256=file.sha256, deadline_seconds=deadline_seconds)
     if failure is not None:
         return Variant(recipe=recipe, failure=failure)
-    return Variant(recipe=recipe, file=file)
+    return Variant(recipe=recipe, file=file, runtime=runtime_name(bool(file.select_tf_ops)))

@@ -7,6 +7,7 @@ on after a crash without doing it again. Events, in this order: `started`, `prog
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,14 +111,26 @@ def serve(request: dict[str, Any], emit: Emit) -> None:
     prepared = Prepared.read(prepared_file)
     emit({"event": "prepared", "prepared": json.loads(prepared.to_json())})
     # Imported here, because the parent reads this module too and must not import TensorFlow.
-    from tfx_mobile.tflite_converter import quantize
+    from tfx_mobile.tflite_converter import op_origins, quantize
 
     for recipe in job.recipes:
+        source = prepared.source(recipe)
         try:
-            source = prepared.source(recipe)
-            data = quantize.convert(recipe, source.saved_model, source.signature.key, _representative(source, job))
+            data = quantize.convert(
+                recipe,
+                source.saved_model,
+                source.signature.key,
+                _representative(source, job),
+                allow_select_tf_ops=job.allow_select_tf_ops,
+            )
         except Exception as error:  # noqa: BLE001 - whatever TensorFlow raises costs this recipe only
-            failure = failures.from_exception(recipe, error, job.work_dir)
+            failure = failures.from_exception(
+                recipe,
+                error,
+                job.work_dir,
+                functools.partial(op_origins.find, source.saved_model),
+                allow_select_tf_ops=job.allow_select_tf_ops,
+            )
             emit({"event": "failed", "recipe": recipe.name, "failure": failure.model_dump(mode="json")})
             continue
         path = Path(job.work_dir) / recipe.name / MODEL_FILE
