@@ -193,16 +193,16 @@ def _act_as_device(console: Console, output: Path) -> None:
     from pipelines.digits import data, pipeline
     from tfx_mobile import FilesystemDestination
     from tfx_mobile.mobile_pusher import releases
-    from tfx_mobile.tflite.runtime import RUNTIME, SignatureRunner
+    from tfx_mobile.tflite.runtime import SignatureRunner
 
     destination = FilesystemDestination(base_directory=str(pipeline.release_store(output.resolve())))
     release = releases.resolve(destination.open_store(), pipeline.NAME, pipeline.CHANNEL)
+    runner = SignatureRunner(release.model)
     console.print(
         f"Device   version {release.channel_version}, sha256 {release.manifest.file.sha256[:12]} verified, "
-        f"runs on {RUNTIME}\n"
+        f"runs on {runner.runtime}\n"
     )
     images, labels = data.unseen()
-    runner = SignatureRunner(release.model)
     probabilities = runner.run({data.IMAGE: images})["probabilities"]
     predicted = np.argmax(probabilities, axis=1)
     _draw(console, images[:4], labels[:4], predicted[:4], probabilities.max(axis=1)[:4])

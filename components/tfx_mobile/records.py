@@ -351,6 +351,8 @@ class Variant(Record):
         metadata: What the file says about itself; None if there is no file.
         ranges_from: Where the ranges of integer activations come from: a representative dataset, or
             quantization-aware training. None if activations are not integers, or there is no file.
+        runtime: Name and version of the interpreter that loaded and ran the file when it was checked. Files with Select
+            TensorFlow ops run on TensorFlow's own.
     """
 
     recipe: ConversionRecipe
@@ -363,6 +365,7 @@ class Variant(Record):
     repair: RepairRecord | None = None
     metadata: WrittenMetadataRecord | None = None
     ranges_from: Literal["calibration", "training"] | None = None
+    runtime: str | None = None
 
     @property
     def name(self) -> str:

@@ -348,12 +348,8 @@ def test_unknown_signature(step: Step, tmp_path_factory: pytest.TempPathFactory)
 @pytest.mark.parametrize(
     ("feature", "densify", "words"),
     [
-        (tf.io.VarLenFeature(tf.float32), tf.sparse.to_dense, "'words' as sparse"),
-        (
-            tf.io.FixedLenFeature([1], tf.string),
-            lambda text: tf.cast(tf.strings.length(text), tf.float32),
-            "'words' as a string",
-        ),
+        (tf.io.VarLenFeature(tf.float32), tf.sparse.reduce_sum, "'words' as sparse"),
+        (tf.io.RaggedFeature(tf.float32), lambda ragged: ragged.to_tensor(), "'words' as ragged"),
     ],
 )
 def test_features_that_a_phone_cannot_be_fed(
@@ -365,6 +361,27 @@ def test_features_that_a_phone_cannot_be_fed(
     with pytest.raises(SignatureError, match=rf"{words}.*run_fn"):
         step.run(tmp_path / "m", ["float32"])
     assert not any(step.output.iterdir())
+
+
+def test_select_tf_ops_on_request(step: Step, tmp_path: Path) -> None:
+    """The manifest names the ops and the runtime; without the request it names them with their place."""
+    models.save_parsing_module(
+        tmp_path / "m" / "Format-Serving",
+        {"text": tf.io.FixedLenFeature([1], tf.string, default_value="nothing")},
+        lambda f: {"y": tf.cast(tf.strings.to_hash_bucket_fast(f["text"], 7, name="tokens"), tf.float32)},
+    )
+    with pytest.raises(ConversionError, match=r"StringToHashBucketFast \(in tokens\).*allow_select_tf_ops=True"):
+        step.run(tmp_path / "m", ["float32"])
+    assert not any(step.output.iterdir())
+    manifest = step.run(tmp_path / "m", ["float32"], allow_select_tf_ops=1)
+    (variant,) = manifest.variants
+    assert variant.file is not None
+    assert variant.file.select_tf_ops == ("FlexStringToHashBucketFast",)
+    assert variant.runtime == f"tensorflow {tf.__version__}"
+    assert [(t.name, t.dtype, t.default) for t in manifest.source.inputs] == [("text", "string", "nothing")]
+    words = np.array([["cash"], ["card"], ["nothing"]])
+    expected = tf.strings.to_hash_bucket_fast(words, 7).numpy()
+    assert step.predict("float32", text=words)["y"].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(

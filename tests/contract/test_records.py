@@ -76,6 +76,7 @@ VARIANT = Variant(
     findings=(
         Finding(code="weight_range", subgraph=0, tensor="w", op="3 CONV_2D", value="-128", expected="-127", source="s"),
     ),
+    runtime="ai-edge-litert 2.3.0",
 )
 FAILED = Variant(
     recipe=ConversionRecipe(name="int16x8", quantization="int16x8", batch_size=1),
@@ -133,11 +134,11 @@ GOLDEN = (
     '"profiles":[{"profile":"no_select_ops","result":"pass","rules":[{"detail":"none","id":"r","result":"pass",'
     '"source":"measured","statement":"none"}]}],"ranges_from":"calibration","recipe":{"batch_size":1,'
     '"float_layers":[],"io_dtype":"float32","name":"float32","quantization":"none","quantization_aware":false,'
-    '"repair":null,"schema_version":2},"repair":null},{"calibrated":null,"failure":{"advice":"export again",'
-    '"code":"converter_crashed","message":"killed by SIGABRT"},"file":null,"findings":[],"metadata":null,'
-    '"path":null,"profiles":[],"ranges_from":null,"recipe":{"batch_size":1,"float_layers":[],"io_dtype":"float32",'
-    '"name":"int16x8","quantization":"int16x8","quantization_aware":false,"repair":null,"schema_version":2},'
-    '"repair":null}],"versions":{"tfx-mobile":"0.1.0"}}'
+    '"repair":null,"schema_version":2},"repair":null,"runtime":"ai-edge-litert 2.3.0"},{"calibrated":null,'
+    '"failure":{"advice":"export again","code":"converter_crashed","message":"killed by SIGABRT"},"file":null,'
+    '"findings":[],"metadata":null,"path":null,"profiles":[],"ranges_from":null,"recipe":{"batch_size":1,'
+    '"float_layers":[],"io_dtype":"float32","name":"int16x8","quantization":"int16x8","quantization_aware":false,'
+    '"repair":null,"schema_version":2},"repair":null,"runtime":null}],"versions":{"tfx-mobile":"0.1.0"}}'
 )
 
 

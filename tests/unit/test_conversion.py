@@ -12,11 +12,14 @@ import tensorflow as tf
 from tests.fakes import models, outlier_mlp
 from tfx_mobile import child_process
 from tfx_mobile.child_process import ChildDied
-from tfx_mobile.errors import ConverterCrashedError
+from tfx_mobile.errors import CalibrationError, ConverterCrashedError
 from tfx_mobile.recipes import BUILTIN_RECIPES, CalibrationSpec, ConversionRecipe
 from tfx_mobile.records import Failure, ModelFileRecord, OpRecord, SignatureRecord, TensorRecord
-from tfx_mobile.tflite_converter import failures
+from tfx_mobile.tflite.flatbuffer import inspect_model
+from tfx_mobile.tflite_converter import failures, op_origins, quantize
+from tfx_mobile.tflite_converter.calibration import batches
 from tfx_mobile.tflite_converter.conversion import Conversion, _lanes, convert
+from tfx_mobile.tflite_converter.front_end import FrozenSignature, load_signature
 from tfx_mobile.tflite_converter.inspection import inspect
 from tfx_mobile.tflite_converter.worker import Job
 
@@ -117,9 +120,8 @@ def test_an_exception_costs_the_recipe_and_names_the_ops(run: Callable[..., Conv
 
 
 def test_direct_conversion_where_freezing_is_impossible(run: Callable[..., Conversion], tmp_path: Path) -> None:
-    keys = tf.lookup.KeyValueTensorInitializer(tf.constant([0, 1], tf.int64), tf.constant([10, 20], tf.int64))
-    table = tf.lookup.StaticHashTable(keys, 0)
-    model = _raw_module(tmp_path / "m", lambda image: table.lookup(tf.cast(image, tf.int64)), table=table)
+    calls = tf.Variable(0.0)
+    model = _raw_module(tmp_path / "m", lambda image: image + calls.assign_add(1.0), calls=calls)
     conversion = run(model, "float32")
     assert conversion.route == "direct"
     # Nothing can be re-signed, so the batch size is what the model was saved with.
@@ -339,7 +341,11 @@ def test_files_as_asked_pass() -> None:
             _file(select_tf_ops=("FlexSvd",)),
             "unsupported_ops: TensorFlow Lite has no builtin kernel for: Svd.",
         ),
-        ("float32", _file(custom_ops=("Mine",)), "unsupported_ops: TensorFlow Lite has no builtin kernel for: Mine."),
+        (
+            "float32",
+            _file(custom_ops=("Mine",)),
+            "unsupported_ops: The file holds custom ops that no runtime brings along: Mine.",
+        ),
         (
             "float32",
             _file(key="serve"),
@@ -359,6 +365,76 @@ def test_files_as_asked_pass() -> None:
 )
 def test_files_not_as_asked(recipe: str, file: ModelFileRecord, problem: str) -> None:
     assert _problem(recipe, file) == problem
+
+
+def test_select_tf_ops_pass_where_they_are_allowed_and_custom_ops_never() -> None:
+    floats = (OpRecord(name="FlexSvd", version=1, count=1, float_count=1),)
+    file = _file(ops=(*floats, *_INTEGER_OPS), select_tf_ops=("FlexSvd",))
+    assert inspect(BUILTIN_RECIPES["full_integer"], file, _EXPECTED, allow_select_tf_ops=True) is None
+    failure = inspect(BUILTIN_RECIPES["integer_only_int8"], file, _EXPECTED, allow_select_tf_ops=True)
+    assert failure is not None
+    assert failure.message.endswith("these Select TensorFlow ops compute in float: FlexSvd.")
+    failure = inspect(BUILTIN_RECIPES["float32"], _file(custom_ops=("Mine",)), _EXPECTED, allow_select_tf_ops=True)
+    assert failure is not None
+    assert failure.code == "unsupported_ops"
+
+
+def test_ops_are_named_with_their_place_and_a_remedy() -> None:
+    said = "op is neither a custom op nor a flex op"
+    error = ValueError(f"'tf.DenseBincount' {said}\n'tf.Svd' {said}")
+    places = {"DenseBincount": ("encoding/bincount", "encoding_1/bincount"), "Svd": ()}
+    failure = failures.from_exception(BUILTIN_RECIPES["float32"], error, "/tmp/abc", lambda _: places)
+    assert failure.message == (
+        "TensorFlow Lite has no builtin kernel for: DenseBincount (in encoding/bincount, encoding_1/bincount), Svd."
+    )
+    assert "DenseBincount: use CategoryEncoding(output_mode='one_hot')" in failure.advice
+    assert "Or pass allow_select_tf_ops=True to TFLiteConverter" in failure.advice
+    failure = failures.from_exception(
+        BUILTIN_RECIPES["float32"], error, "/tmp/abc", lambda _: places, allow_select_tf_ops=True
+    )
+    assert failure.advice.endswith("Select TensorFlow ops were allowed and do not cover them with this recipe.")
+
+
+def test_places_of_ops_are_what_the_user_wrote() -> None:
+    name = "model/StatefulPartitionedCall_1/net/category_encoding_3/bincount/DenseBincount"
+    assert op_origins.scope(name, "DenseBincount") == "net/category_encoding_3/bincount"
+    assert op_origins.scope("model/PartitionedCall/tokens", "StringToHashBucketFast") == "tokens"
+    assert op_origins.scope("model/PartitionedCall/Svd_2", "Svd") == "model/PartitionedCall/Svd_2"
+
+
+def test_the_calibrator_gets_strings_at_their_exact_length(tmp_path: Path) -> None:
+    """It takes the bytes of an array for one string, so that padding makes a word unknown, and says nothing."""
+    words = tf.lookup.KeyValueTensorInitializer(["Cash", "No Charge"], tf.range(2, dtype=tf.int64))
+    table = tf.lookup.StaticHashTable(words, 2)
+    rows = tf.constant([[0.0, 1.0], [0.0, 100.0], [0.0, 10_000.0]])
+
+    def serve(text: Any, x: Any) -> dict[str, Any]:
+        return {"y": (tf.gather(rows, table.lookup(text)[:, 0]) + x) @ tf.constant(np.eye(2, 32), tf.float32)}
+
+    module = tf.Module()
+    module.table = table
+    specs = tf.TensorSpec([None, 1], tf.string, name="text"), tf.TensorSpec([None, 2], tf.float32, name="x")
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": models.traced(*specs)(serve)})
+    FrozenSignature(load_signature(tmp_path / "m", "serving_default")).resign(tmp_path / "out", 1)
+
+    def largest(texts: list[bytes]) -> float:
+        samples = {"text": np.array(texts)[:, None], "x": np.zeros((len(texts), 2), np.float32)}
+        data = quantize.convert(
+            BUILTIN_RECIPES["integer_only_int8"], str(tmp_path / "out"), "serving_default", lambda: batches(samples, 1)
+        )
+        (output,) = inspect_model(data).signature().outputs
+        assert output.scale is not None
+        return 255 * output.scale
+
+    # The short word is padded to the length of the long one in the samples' array.
+    assert largest([b"Cash", b"No Charge"] * 5) == pytest.approx(100, rel=0.02)
+    assert largest([b"Cash", b"Cash"] * 5) == pytest.approx(1, rel=0.02)
+    assert largest([b"", b"No Charge"] * 5) == pytest.approx(10_000, rel=0.02)
+
+
+def test_the_calibrator_reads_one_string_only() -> None:
+    with pytest.raises(CalibrationError, match=r"'text' takes 2 strings at once, of shape \[2, 1\].*batch_size=1"):
+        quantize._as_the_calibrator_reads({"text": np.array([[b"a"], [b"b"]])})
 
 
 def test_messages_hold_nothing_that_changes_from_run_to_run() -> None:

@@ -16,7 +16,7 @@ from tfx_mobile.quantization_evaluator.predict import (
     not_finite_rows,
     with_sizes,
 )
-from tfx_mobile.records import sha256_of
+from tfx_mobile.records import TensorRecord, sha256_of
 from tfx_mobile.tflite.runtime import SignatureRunner, quantize
 
 ROWS = models.rows(70)
@@ -171,6 +171,45 @@ def test_a_missing_or_mismatching_input_is_an_error(saved_model, files, image, m
     features = {"label": np.zeros(70)} if image is None else {"image": image}
     with pytest.raises(EvaluationError, match=message):
         opened.predict(features, SERIALIZED)
+
+
+def var_len(rows, dtype):
+    """As TFMA's FeaturesExtractor makes a feature of rows of different lengths."""
+    import tensorflow_model_analysis as tfma
+
+    indices = [(row, column) for row, values in enumerate(rows) for column in range(len(values))]
+    values = np.array([value for row in rows for value in row], dtype)
+    shape = np.array([len(rows), max(map(len, rows))])
+    return tfma.types.VarLenTensorValue(values, np.array(indices).reshape(-1, 2), shape)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "default", "filled"),
+    [
+        (None, "float32", 0.5, [[0.5, 0.5]] * 3),
+        (None, "string", "é", [["é".encode()] * 2] * 3),
+        (var_len([[], [1, 2], [3]], np.int64), "int64", -1, [[-1, -1], [1, 2], [3, -1]]),
+        (var_len([[b"a"], [], [b"b", b"c"]], object), "string", "-", [[b"a", b"-"], [b"-", b"-"], [b"b", b"c"]]),
+        (np.array([[1.0], [2.0], [3.0]], np.float32), "float32", 9.0, [[1, 9], [2, 9], [3, 9]]),
+        (np.array([None, np.array([1.0, 2.0]), None], object), "float32", 0.0, [[0, 0], [1, 2], [0, 0]]),
+    ],
+)
+def test_a_missing_feature_gets_the_recorded_default(values, dtype, default, filled):
+    from tfx_mobile.quantization_evaluator.predict import _conform, _fill
+
+    record = TensorRecord(name="x", dtype=dtype, shape=(-1, 2))
+    result = _conform(record, {"x": _fill(record, values, default, 3)}, "the variant")
+    assert result.tolist() == filled
+    assert result.dtype == (object if dtype == "string" else dtype)
+
+
+def test_a_default_is_no_excuse_for_a_row_that_is_too_long():
+    from tfx_mobile.quantization_evaluator.predict import _conform, _fill
+
+    record = TensorRecord(name="x", dtype="int64", shape=(-1, 1))
+    for values in (var_len([[], [1, 2]], np.int64), np.array([[1, 2], [3, 4]])):
+        with pytest.raises(EvaluationError, match=r"'x'.*the variant"):
+            _conform(record, {"x": _fill(record, values, 0, 2)}, "the variant")
 
 
 def test_a_variant_with_another_input_is_an_error_too(saved_model, tmp_path):

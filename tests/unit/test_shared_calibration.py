@@ -15,7 +15,7 @@ from tensorflow.lite.python import util as tf_util
 
 from tests.fakes import models
 from tfx_mobile.recipes import BUILTIN_RECIPES, ConversionRecipe
-from tfx_mobile.tflite.runtime import Interpreter, quantize
+from tfx_mobile.tflite.runtime import interpreter_class, quantize
 from tfx_mobile.tflite_converter import front_end
 from tfx_mobile.tflite_converter import quantize as public
 from tfx_mobile.tflite_converter.recipe_runner import Made, RecipeRunner
@@ -64,7 +64,7 @@ class Source:
 
 def _outputs(model: bytes, images: Any) -> Any:
     """The raw output tensors, integers of integer files included, row by row."""
-    interpreter = Interpreter(model_content=model, num_threads=1)
+    interpreter = interpreter_class(False)(model_content=model, num_threads=1)
     runner = interpreter.get_signature_runner(KEY)
     ((name, detail),) = runner.get_input_details().items()
     scale, zero_point = detail["quantization"]

@@ -1,4 +1,6 @@
 import gzip
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from tests.fakes.tflite_files import edited
 from tfx_mobile.errors import ModelFileError, TFXMobileError
 from tfx_mobile.records import sha256_of
 from tfx_mobile.tflite import runtime
-from tfx_mobile.tflite.flatbuffer import inspect_model
+from tfx_mobile.tflite.flatbuffer import inspect_model, select_tf_ops
 from tfx_mobile.tflite.preflight import preflight
 
 
@@ -163,6 +165,41 @@ class TestPreflight:
             assert "'x': [1, -1, 3]" in failure.message
             assert "none of 32, 224, 1 " in failure.message
             assert "input_shapes" in failure.advice
+
+
+class TestSelectTensorFlowOps:
+    @pytest.fixture(scope="class")
+    def flex(self, tmp_path_factory):
+        import tensorflow as tf
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 2, 2], tf.float32, name="x")])
+        def determinant(x):
+            return {"y": tf.linalg.det(x)}
+
+        path = str(tmp_path_factory.mktemp("flex"))
+        tf.saved_model.save(tf.Module(), path, signatures={"serving_default": determinant})
+        converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=["serving_default"])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+        return converter.convert()
+
+    def test_they_run_on_tensorflows_own_interpreter(self, flex, int8, tmp_path):
+        assert select_tf_ops(flex) == inspect_model(flex).select_tf_ops == ("FlexMatrixDeterminant",)
+        assert select_tf_ops(int8) == ()
+        path = tmp_path / "model.tflite"
+        path.write_bytes(flex)
+        assert preflight(path, sha256=sha256_of(flex)) is None
+        runner = runtime.SignatureRunner(flex)
+        assert runner.runtime.startswith("tensorflow ")
+        assert runner.run({"x": np.array([[[2, 0], [0, 3]]], np.float32)})["y"] == pytest.approx([6.0])
+        assert runtime.SignatureRunner(int8).runtime.startswith("ai-edge-litert ")
+
+    def test_other_files_do_not_load_tensorflow(self, int8, tmp_path):
+        (tmp_path / "model.tflite").write_bytes(int8)
+        code = (
+            "import sys, pathlib; from tfx_mobile.tflite.runtime import SignatureRunner; "
+            "SignatureRunner(pathlib.Path(sys.argv[1]).read_bytes()); assert 'tensorflow' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.tflite")], check=True)
 
 
 class TestQuantize:

@@ -306,6 +306,7 @@ def _variant_file(uri: str, variant: Variant, manifest: VariantManifest) -> pred
         uri=posixpath.join(uri, variant.path),
         sha256=variant.file.sha256,
         signature=keys[0] if len(keys) == 1 else manifest.source.signature,
+        defaults={tensor.name: tensor.default for tensor in manifest.source.inputs if tensor.default is not None},
     )
 
 

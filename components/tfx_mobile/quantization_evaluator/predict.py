@@ -1,13 +1,15 @@
 """Opens the float SavedModel and the variants and runs them on the same batches of features.
 
-A missing or mismatching input is an error, never a default. What is described here travels to Beam's workers, so the
+A mismatching input is an error, and so is a missing one, unless the float model's own signature has a default for it
+and the manifest says which: then the variants get the same. What is described here travels to Beam's workers, so the
 descriptions hold addresses and hashes, and models are opened where they run.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from tfx_mobile.errors import EvaluationError, ModelFileError
 from tfx_mobile.records import TensorRecord, sha256_of
 
 Array = npt.NDArray[Any]
+Default = int | float | str
 
 # Large enough to amortise the calls, small enough that activations of image models fit into memory.
 _MAX_ROWS = 64
@@ -50,12 +53,14 @@ class VariantFile:
         uri: Where the file lies.
         sha256: Of the bytes that passed.
         signature: Key of the signature to run.
+        defaults: What the float model's signature takes for features that an example lacks, by input name.
     """
 
     name: str
     uri: str
     sha256: str
     signature: str
+    defaults: Mapping[str, Default] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -260,18 +265,60 @@ class _OpenVariant:
                 "evaluated. Run TFLiteConverter again."
             )
         self._name = variant.name
+        self._defaults = dict(variant.defaults)
         self._runner = SignatureRunner(data, variant.signature)
 
     def run(self, features: Mapping[str, Any], rows: int) -> dict[str, Array]:
-        tensors = {
-            n: _conform(record, features, f"variant {self._name!r}") for n, record in self._runner.inputs.items()
+        filled = {
+            **features,
+            **{
+                name: _fill(self._runner.inputs[name], features.get(name), default, rows)
+                for name, default in self._defaults.items()
+                if name in self._runner.inputs
+            },
         }
+        tensors = {n: _conform(record, filled, f"variant {self._name!r}") for n, record in self._runner.inputs.items()}
         try:
             return _in_steps(self._runner.run, tensors, self._runner.batch_size)
         except (ValueError, RuntimeError) as error:
             raise EvaluationError(
                 f"Variant {self._name!r} cannot take the features of {rows} examples: {error}"
             ) from None
+
+
+def _fill(record: TensorRecord, values: Any, default: Default, rows: int) -> Any:
+    """The feature of a model input with a default where examples lack it.
+
+    Args:
+        record: The input, [batch, ...] with fixed sizes per example.
+        values: As TFMA's FeaturesExtractor makes it: an array if all rows are equally long, a VarLenTensorValue or an
+            array with None in it if not; None if no example of the batch has the feature.
+        default: Value of every missing element.
+        rows: Number of examples.
+
+    Returns:
+        An array [rows, elements]; `values` as it is if a row holds more than the input takes.
+    """
+    width = int(np.prod(record.shape[1:]))
+    if values is None:
+        present: list[Any] = [()] * rows
+    elif isinstance(values, np.ndarray):
+        if values.dtype != object and values[:1].size == width:
+            return values
+        present = [() if row is None else [v for v in np.ravel(row) if v is not None] for row in values]
+    else:
+        starts = np.searchsorted(values.indices[:, 0], np.arange(rows + 1))
+        present = [values.values[start:end] for start, end in itertools.pairwise(starts)]
+    if max(map(len, present)) > width:
+        return values
+    # A tf.Example holds these three kinds; the baseline, which runs first, has refused examples of another kind.
+    if isinstance(default, str):
+        filled = np.full((rows, width), default.encode(), object)
+    else:
+        filled = np.full((rows, width), default, np.int64 if isinstance(default, int) else np.float32)
+    for row, some in zip(filled, present, strict=True):
+        row[: len(some)] = some
+    return filled
 
 
 def _conform(record: TensorRecord, features: Mapping[str, Any], model: str) -> Array:
@@ -285,7 +332,8 @@ def _conform(record: TensorRecord, features: Mapping[str, Any], model: str) -> A
     if not isinstance(values, np.ndarray) or (values.dtype == object and any(v is None for v in values)):
         raise EvaluationError(
             f"Feature {record.name!r}, an input of {model}, is missing in some examples or has rows of different "
-            "lengths. Fill it in before the examples are written; a default is never made up here."
+            "lengths, and the signature has no default for it. Fill it in before the examples are written, or give it "
+            "a default_value where run_fn parses it; a default is never made up here."
         )
     row = record.shape[1:]
     shape = (len(values), *row)

@@ -23,6 +23,7 @@ from tfx_mobile.tflite.bounds import check_unfolding
 
 _IDENTIFIER = b"TFL3"
 _CHUNK = 1 << 20
+_FLEX = "Flex"
 _OP_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 _TYPE_NAMES = {code: name.lower() for name, code in vars(schema.TensorType).items() if not name.startswith("_")}
 _FLOAT_TYPES = {
@@ -97,6 +98,13 @@ def first_subgraph(data: bytes) -> SignatureRecord:
         inputs=tuple(_tensor_record(names[index], subgraph.tensors[index]) for index in _list(subgraph.inputs)),
         outputs=tuple(_tensor_record(names[index], subgraph.tensors[index]) for index in _list(subgraph.outputs)),
     )
+
+
+def select_tf_ops(data: bytes) -> tuple[str, ...]:
+    """Names of the Select TensorFlow (Flex) ops of a file that `inspect_model` accepted; cheaper than that."""
+    model = schema.Model.GetRootAs(data, 0)
+    codes = (model.OperatorCodes(index).CustomCode() or b"" for index in range(model.OperatorCodesLength()))
+    return tuple(sorted(code.decode() for code in codes if code.startswith(_FLEX.encode())))
 
 
 def _gzip_size(data: bytes) -> int:

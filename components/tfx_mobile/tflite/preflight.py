@@ -11,7 +11,7 @@ import numpy as np
 from tfx_mobile import child_process
 from tfx_mobile.errors import ModelFileError
 from tfx_mobile.records import Failure, sha256_of
-from tfx_mobile.tflite.flatbuffer import inspect_model
+from tfx_mobile.tflite.flatbuffer import inspect_model, select_tf_ops
 
 if TYPE_CHECKING:
     from tfx_mobile.tflite.runtime import SignatureRunner
@@ -77,7 +77,7 @@ def load_and_run(request: dict[str, Any], emit: child_process.Emit) -> None:
     "open_sizes": whether the error is that no tried size fits}`.
     """
     _limit_memory(request["memory_bytes"])
-    from tfx_mobile.tflite.runtime import Interpreter, SignatureRunner
+    from tfx_mobile.tflite.runtime import SignatureRunner, interpreter_class
 
     data = Path(request["path"]).read_bytes()
     error: str | None = None
@@ -91,7 +91,7 @@ def load_and_run(request: dict[str, Any], emit: child_process.Emit) -> None:
             else:
                 _run(runner)
         if not signatures:
-            interpreter = Interpreter(model_content=data, num_threads=1)
+            interpreter = interpreter_class(bool(select_tf_ops(data)))(model_content=data, num_threads=1)
             interpreter.allocate_tensors()
             for tensor in interpreter.get_input_details():
                 dtype = "string" if np.dtype(tensor["dtype"]).kind in "SO" else np.dtype(tensor["dtype"]).name

@@ -6,6 +6,7 @@ Open only files that passed `flatbuffer.inspect_model` and `preflight` in this p
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,17 +15,40 @@ import numpy.typing as npt
 
 from tfx_mobile.errors import ModelFileError
 from tfx_mobile.records import TensorRecord
+from tfx_mobile.tflite.flatbuffer import select_tf_ops
 
 Array = npt.NDArray[Any]
 
-try:
-    from ai_edge_litert.interpreter import Interpreter as Interpreter
 
-    RUNTIME = f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}"
-except ImportError:  # Platforms without a wheel; TensorFlow's interpreter has the same interface.
-    from tensorflow.lite.python.interpreter import Interpreter as Interpreter
+def runtime_name(select_tf_ops: bool) -> str:
+    """Name and version of the interpreter that runs a file here, found without importing it.
 
-    RUNTIME = f"tensorflow {importlib.metadata.version('tensorflow')}"
+    Args:
+        select_tf_ops: Whether the file holds Select TensorFlow (Flex) ops.
+    """
+    package = _package(select_tf_ops)
+    return f"{package} {importlib.metadata.version(package)}"
+
+
+def _package(select_tf_ops: bool) -> str:
+    # Only TensorFlow's interpreter has its kernels linked in. It also stands in on platforms without a wheel of the
+    # other; both have the same interface.
+    if select_tf_ops or importlib.util.find_spec("ai_edge_litert") is None:
+        return "tensorflow"
+    return "ai-edge-litert"
+
+
+def interpreter_class(select_tf_ops: bool) -> Any:
+    """The interpreter that runs a file here.
+
+    Args:
+        select_tf_ops: Whether the file holds Select TensorFlow (Flex) ops.
+    """
+    if _package(select_tf_ops) == "tensorflow":
+        from tensorflow.lite.python.interpreter import Interpreter
+    else:
+        from ai_edge_litert.interpreter import Interpreter
+    return Interpreter
 
 
 def quantize(values: Array, scale: float, zero_point: int, dtype: npt.DTypeLike) -> Array:
@@ -64,6 +88,7 @@ class SignatureRunner:
     Attributes:
         inputs: By signature name.
         outputs: By signature name.
+        runtime: Name and version of the interpreter.
     """
 
     def __init__(self, model: bytes, signature_key: str | None = None) -> None:
@@ -76,8 +101,10 @@ class SignatureRunner:
         Raises:
             ModelFileError: There is no such signature, or the interpreter refuses the file.
         """
+        flex = bool(select_tf_ops(model))
+        self.runtime = runtime_name(flex)
         try:
-            self._interpreter = Interpreter(model_content=model, num_threads=1)
+            self._interpreter = interpreter_class(flex)(model_content=model, num_threads=1)
             keys = list(self._interpreter.get_signature_list())
             if signature_key is None and len(keys) == 1:
                 signature_key = keys[0]

@@ -23,6 +23,7 @@ from tfx_mobile.tflite.metadata import Metadata
 from tfx_mobile.tflite.metadata_reader import read_metadata
 from tfx_mobile.tflite.preflight import preflight
 from tfx_mobile.tflite.profiles import check_profiles
+from tfx_mobile.tflite.runtime import runtime_name
 from tfx_mobile.tflite_converter import failures
 from tfx_mobile.tflite_converter.inspection import inspect
 from tfx_mobile.tflite_converter.worker import MODEL_FILE, Job, Prepared, Route
@@ -91,7 +92,7 @@ def convert(
         failure = outcome.problems.get(recipe.name)
         if failure is None:
             path = Path(job.work_dir) / recipe.name / MODEL_FILE
-            variant = _check(resolved, path, source.signature, job.profiles, metadata, deadline_seconds)
+            variant = _check(job, resolved, path, source.signature, metadata, deadline_seconds)
             variant = Variant.model_validate({**variant.model_dump(), **outcome.made[recipe.name]})
             if variant.failure is None:
                 variant = variant.model_copy(update={"ranges_from": prepared.ranges_from(recipe)})
@@ -226,10 +227,10 @@ def _run_lane(
 
 
 def _check(
+    job: Job,
     recipe: ConversionRecipe,
     path: Path,
     expected: SignatureRecord,
-    profiles: tuple[str, ...] | None,
     metadata: Metadata | None,
     deadline_seconds: float,
 ) -> Variant:
@@ -247,14 +248,15 @@ def _check(
     except errors.ModelFileError as error:
         return Variant(recipe=recipe, failure=failures.inspection(str(error)))
     file = describe(model, data)
-    failure = inspect(recipe, file, expected)
+    failure = inspect(recipe, file, expected, allow_select_tf_ops=job.allow_select_tf_ops)
     failure = failure or preflight(path, sha256=file.sha256, deadline_seconds=deadline_seconds)
     if failure is not None:
         return Variant(recipe=recipe, failure=failure)
     return Variant(
         recipe=recipe,
         file=file,
+        runtime=runtime_name(bool(file.select_tf_ops)),
         metadata=described,
-        profiles=check_profiles(model, file, read_metadata(model, data), profiles),
+        profiles=check_profiles(model, file, read_metadata(model, data), job.profiles),
         findings=audit(model, data),
     )

@@ -6,7 +6,7 @@ Messages are part of the manifest, so they hold nothing that changes from run to
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tfx_mobile.child_process import ChildDied
 from tfx_mobile.recipes import ConversionRecipe
@@ -30,6 +30,8 @@ _MESSAGE_LENGTH = 600
 _CAUSE = re.compile(r"(?:LLVM ERROR|error|Check failed|Fatal Python error): .*")
 _NOT_BUILTIN = re.compile(r"'(?:tf|tfl)\.([\w.]+)' op is neither a custom op nor a flex op")
 _NOT_INTEGER = re.compile(r"Quantization(?: to 16x8-bit)? not yet supported for op: '?(\w+)|'tfl\.(\w+)' op.*quantiz")
+# The quantizer wants a range of the integers behind a HASHTABLE_FIND.
+_LOOKED_UP = re.compile(r"recorded during calibration: Failed for tensor (\S+)/LookupTableFindV2/Reshape")
 
 
 class RecipeFailed(Exception):
@@ -75,13 +77,36 @@ def from_death(died: ChildDied, deadline_seconds: float, direct_reason: str | No
     return Failure(code=CONVERTER_CRASHED, message=f"The converter process was {what}.{said}", advice=advice)
 
 
-def from_exception(recipe: ConversionRecipe, error: Exception, work_dir: str) -> Failure:
-    """TensorFlow's converter refused the model, or the recipe cannot be carried out."""
+Origins = Callable[[Iterable[str]], Mapping[str, Sequence[str]]]
+
+
+def ops_without_builtin(text: str) -> list[str]:
+    """The ops that TensorFlow's converter says it has no builtin kernel for, sorted."""
+    return sorted(set(_NOT_BUILTIN.findall(text)))
+
+
+def from_exception(
+    recipe: ConversionRecipe,
+    error: Exception,
+    work_dir: str,
+    origins: Origins = lambda _: {},
+    *,
+    allow_select_tf_ops: bool = False,
+) -> Failure:
+    """TensorFlow's converter refused the model, or the recipe cannot be carried out.
+
+    Args:
+        recipe: What was tried.
+        error: What it raised.
+        work_dir: A path that must not be in the message.
+        origins: Gives the scopes that ops of some types come from.
+        allow_select_tf_ops: Whether the converter was allowed to leave TensorFlow ops in the file.
+    """
     if isinstance(error, RecipeFailed):
         return error.failure
     text = str(error).replace(work_dir, "<work>")
-    if ops := sorted(set(_NOT_BUILTIN.findall(text))):
-        return unsupported_ops(ops)
+    if ops := ops_without_builtin(text):
+        return unsupported_ops(ops, origins(ops), allow_select_tf_ops=allow_select_tf_ops)
     if recipe.computes_in_integers and (
         ops := sorted({first or second for first, second in _NOT_INTEGER.findall(text)})
     ):
@@ -89,6 +114,13 @@ def from_exception(recipe: ConversionRecipe, error: Exception, work_dir: str) ->
             code=UNSUPPORTED_OPS,
             message=f"No integer kernel for: {', '.join(ops)}.",
             advice="Use the recipe full_integer, which computes such ops in float, or replace them in the model.",
+        )
+    if tensors := _LOOKED_UP.findall(text):
+        return Failure(
+            code=UNSUPPORTED_OPS,
+            message=f"TensorFlow's quantizer to 16x8 bit fails on what a lookup table returns: {', '.join(tensors)}.",
+            advice="Use the recipe full_integer, or take the vocabulary out of preprocessing_fn or run_fn and feed "
+            "its index.",
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"]
     return Failure(
@@ -129,14 +161,64 @@ def of_recurrent_model(
     return failure.model_copy(update={"advice": " ".join(advice)}) if advice else failure
 
 
-def unsupported_ops(ops: list[str]) -> Failure:
-    """The graph holds ops that TensorFlow Lite has no builtin kernel for."""
+_MAX_SCOPES = 32
+
+# What to do about ops that TFX's examples and Keras's preprocessing layers are full of.
+_REMEDIES = {
+    "AsString": "turn numbers into strings before the model, or use integer keys",
+    "Bincount": "use CategoryEncoding(output_mode='one_hot') or tf.one_hot",
+    "BoostedTreesBucketize": "compare with the boundaries instead of tft.bucketize",
+    "Bucketize": "compare with the boundaries: tf.reduce_sum(tf.cast(x[..., None] >= boundaries, tf.int64), -1)",
+    "DecodeJpeg": "decode images in the app and feed pixels",
+    "DecodePng": "decode images in the app and feed pixels",
+    "DenseBincount": "use CategoryEncoding(output_mode='one_hot') or tf.one_hot",
+    "ParseExampleV2": "save a signature that parses with one tf.io.parse_example, or one on raw tensors",
+    "StringLower": "normalize text in the app",
+    "StringSplitV2": "split text in the app and feed tokens",
+    "StringToHashBucketFast": "use at most one bucket for unknown words, such as num_oov_buckets=1",
+    "UpperBound": "compare with the boundaries instead of tft.bucketize or tf.searchsorted: "
+    "tf.reduce_sum(tf.cast(x[..., None] >= boundaries, tf.int64), -1)",
+}
+
+
+def unsupported_ops(
+    ops: Sequence[str], origins: Mapping[str, Sequence[str]], *, allow_select_tf_ops: bool = False
+) -> Failure:
+    """The graph holds ops that TensorFlow Lite has no builtin kernel for.
+
+    Args:
+        ops: Their types.
+        origins: The scopes they come from, by type.
+        allow_select_tf_ops: Whether TensorFlow's own kernels were allowed; then these ops are not among them either.
+    """
+    listed = ", ".join(f"{op}{_in_words(origins.get(op, ()))}" for op in ops)
+    remedies = "".join(f" {op}: {_REMEDIES[op]}." for op in ops if op in _REMEDIES)
+    select = (
+        " Select TensorFlow ops were allowed and do not cover them with this recipe."
+        if allow_select_tf_ops
+        else " Or pass allow_select_tf_ops=True to TFLiteConverter; apps then have to ship the Flex delegate."
+    )
     return Failure(
         code=UNSUPPORTED_OPS,
-        message=f"TensorFlow Lite has no builtin kernel for: {', '.join(ops)}.",
-        advice="Replace these ops in the model or in preprocessing_fn. Select TensorFlow ops are not used, because "
-        "apps would need the Flex delegate to run the file.",
+        message=f"TensorFlow Lite has no builtin kernel for: {listed}.",
+        advice=f"Replace these ops in the model (run_fn) or in preprocessing_fn.{remedies}{select}",
     )
+
+
+def custom_ops(ops: Sequence[str]) -> Failure:
+    """The file holds ops that only an app with their code can run."""
+    return Failure(
+        code=UNSUPPORTED_OPS,
+        message=f"The file holds custom ops that no runtime brings along: {', '.join(ops)}.",
+        advice="Replace these ops in the model (run_fn) or in preprocessing_fn.",
+    )
+
+
+def _in_words(scopes: Sequence[str]) -> str:
+    if not scopes:
+        return ""
+    more = f" and {len(scopes) - _MAX_SCOPES} more" if len(scopes) > _MAX_SCOPES else ""
+    return f" (in {', '.join(scopes[:_MAX_SCOPES])}{more})"
 
 
 def inspection(message: str) -> Failure:

@@ -15,19 +15,30 @@ _NOT_ARITHMETIC = {
 }
 
 
-def inspect(recipe: ConversionRecipe, file: ModelFileRecord, expected: SignatureRecord) -> Failure | None:
+def inspect(
+    recipe: ConversionRecipe, file: ModelFileRecord, expected: SignatureRecord, *, allow_select_tf_ops: bool = False
+) -> Failure | None:
     """Checks a file against its recipe.
 
     Args:
         recipe: What was asked for.
         file: What the converter made.
         expected: The signature that was converted: names, float dtypes, shapes.
+        allow_select_tf_ops: Whether it may hold TensorFlow (Flex) ops.
 
     Returns:
         None if the file is as asked, else what is wrong.
     """
-    if foreign := [op.removeprefix("Flex") for op in (*file.select_tf_ops, *file.custom_ops)]:
-        return failures.unsupported_ops(foreign)
+    if file.custom_ops:
+        return failures.custom_ops(file.custom_ops)
+    if file.select_tf_ops and not allow_select_tf_ops:
+        return failures.unsupported_ops([op.removeprefix("Flex") for op in file.select_tf_ops], {})
+    floats = [op for op in file.ops if op.float_count]
+    if recipe.quantization == "integer_only" and (select := [op for op in floats if op.name in file.select_tf_ops]):
+        # Before dtypes are compared: such an op leaves the inputs and outputs it is next to in float.
+        return failures.inspection(
+            f"Integer-only was asked for, but these Select TensorFlow ops compute in float: {_names(select)}."
+        )
     keys = [signature.key for signature in file.signatures]
     if keys != [expected.key]:
         return failures.inspection(f"The file has signatures {keys}; expected is {expected.key!r} alone.")
@@ -38,7 +49,6 @@ def inspect(recipe: ConversionRecipe, file: ModelFileRecord, expected: Signature
     ):
         if problem := _compare(recipe, kind, wanted, made):
             return failures.inspection(problem)
-    floats = [op for op in file.ops if op.float_count]
     if recipe.quantization == "integer_only" and floats:
         return failures.inspection(f"Integer-only was asked for, but these ops compute in float: {_names(floats)}.")
     if recipe.computes_in_integers and not any(_is_integer_arithmetic(op) for op in file.ops):

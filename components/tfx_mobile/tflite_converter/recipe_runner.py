@@ -45,6 +45,7 @@ class RecipeRunner:
         progress: Callable[[], None],
         *,
         may_share: bool,
+        allow_select_tf_ops: bool = False,
         has_state: bool = False,
     ) -> None:
         """Does nothing yet.
@@ -58,6 +59,7 @@ class RecipeRunner:
             work_dir: Local folder for what is shared.
             progress: Called whenever a step is done.
             may_share: Whether a calibration may be shared.
+            allow_select_tf_ops: As for `quantize.convert`.
             has_state: As for `quantize.convert`.
         """
         self._saved_model = saved_model
@@ -66,6 +68,7 @@ class RecipeRunner:
         self._ranking = ranking
         self._progress = progress
         self._shared: SharedCalibration | None = None
+        self._allow_select_tf_ops = allow_select_tf_ops
         self._has_state = has_state
         if may_share and representative is not None and not has_state:
             directory = Path(work_dir) / f"shared-{hashlib.sha256(saved_model.encode()).hexdigest()[:16]}"
@@ -118,7 +121,7 @@ class RecipeRunner:
                     return self._public(plain)
                 if not debugger:
                     debugger.append(
-                        quantize.FloatLayersConverter(self._saved_model, self._signature_key, self._representative)
+                        quantize.with_select_tf_ops_if_needed(self._float_layers, self._allow_select_tf_ops)
                     )
                 return debugger[0].convert(plain.float_layers)
 
@@ -131,13 +134,23 @@ class RecipeRunner:
         calibrates = recipe.calibrates and self._representative is not None
         return Made(self._public(recipe), "own" if calibrates else None)
 
+    def _float_layers(self, select_tf_ops: bool) -> quantize.FloatLayersConverter:
+        return quantize.FloatLayersConverter(
+            self._saved_model, self._signature_key, self._representative, select_tf_ops=select_tf_ops
+        )
+
     def _float32(self) -> bytes:
         return self._public(ConversionRecipe(name="float32", quantization="none"))
 
     def _public(self, recipe: ConversionRecipe) -> bytes:
         representative = self._representative if recipe.calibrates else None
         return quantize.convert(
-            recipe, self._saved_model, self._signature_key, representative, has_state=self._has_state
+            recipe,
+            self._saved_model,
+            self._signature_key,
+            representative,
+            allow_select_tf_ops=self._allow_select_tf_ops,
+            has_state=self._has_state,
         )
 
 

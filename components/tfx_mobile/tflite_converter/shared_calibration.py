@@ -166,7 +166,7 @@ class SharedCalibration:
 
     def _convert_to_float(self) -> bytes:
         recipe = ConversionRecipe(name="float32", quantization="none")
-        return quantize.convert(recipe, self._saved_model, self._signature_key, self._representative)
+        return quantize.convert(recipe, self._saved_model, self._signature_key, None)
 
     def _calibrate(self) -> bytes:
         model = self._steps.unpack(self.float32())
@@ -180,7 +180,7 @@ class SharedCalibration:
         model.buffers.pop()
         plain = bytes(self._steps.pack(model))
         calibrator = self._steps.calibrator(self._steps.add_intermediate_tensors(plain))
-        return bytes(calibrator.calibrate(self._representative))
+        return bytes(calibrator.calibrate(quantize.readable(self._representative)))
 
     def _check(self, model: Any) -> None:
         if len(model.subgraphs) != 1:

@@ -7,6 +7,7 @@ or `prepared`, then one `converted` or `failed` per recipe; `progress` any numbe
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -169,16 +170,16 @@ def serve(request: dict[str, Any], emit: Emit) -> None:
     prepared = Prepared.read(prepared_file)
     emit({"event": "prepared", "prepared": json.loads(prepared.to_json())})
     # Imported here, because the parent reads this module too and must not import TensorFlow.
-    from tfx_mobile.tflite_converter import recipe_runner, repair
+    from tfx_mobile.tflite_converter import op_origins, recipe_runner, repair
 
     by_name = {recipe.name: recipe for recipe in job.recipes}
     for name in by_name if job.convert is None else job.convert:
         recipe = by_name[name]
+        source = prepared.source(recipe)
+        if (refusal := _refusal(recipe, source)) is not None:
+            emit({"event": "failed", "recipe": recipe.name, "failure": refusal.model_dump(mode="json")})
+            continue
         try:
-            source = prepared.source(recipe)
-            if (refusal := _refusal(recipe, source)) is not None:
-                emit({"event": "failed", "recipe": recipe.name, "failure": refusal.model_dump(mode="json")})
-                continue
             runner = recipe_runner.RecipeRunner(
                 source.saved_model,
                 source.signature.key,
@@ -187,11 +188,18 @@ def serve(request: dict[str, Any], emit: Emit) -> None:
                 job.work_dir,
                 lambda: emit({"event": "progress"}),
                 may_share=prepared.calibration is not None and not job.allow_select_tf_ops,
+                allow_select_tf_ops=job.allow_select_tf_ops,
                 has_state=bool(source.state),
             )
             made = runner.run(recipe)
         except Exception as error:  # noqa: BLE001 - whatever TensorFlow raises costs this recipe only
-            failure = failures.from_exception(recipe, error, job.work_dir)
+            failure = failures.from_exception(
+                recipe,
+                error,
+                job.work_dir,
+                functools.partial(op_origins.find, source.saved_model),
+                allow_select_tf_ops=job.allow_select_tf_ops,
+            )
             failure = failures.of_recurrent_model(failure, recipe, source.loops, source.state)
             emit({"event": "failed", "recipe": recipe.name, "failure": failure.model_dump(mode="json")})
             continue
