@@ -218,7 +218,17 @@ def test_a_writer_that_fails(tmp_path: Path, model: Path, body: str, message: st
 def test_a_writer_that_fails_costs_the_variant(tmp_path: Path, model: Path) -> None:
     expected = inspect_model(model.read_bytes()).signature()
     broken = Metadata(spec=ASKED, writer=_program(tmp_path, "exit 9"))
-    variant = conversion._check(BUILTIN_RECIPES["integer_only_int8"], model, expected, (), broken, 60)
+    recipe = BUILTIN_RECIPES["integer_only_int8"]
+    job = Job(
+        saved_model="",
+        signature_name=expected.key,
+        recipes=(recipe,),
+        batch_size=1,
+        calibration=None,
+        example_files=(),
+        work_dir=str(tmp_path),
+    )
+    variant = conversion._check(job, recipe, model, expected, broken, 60)
     assert (variant.file, variant.metadata) == (None, None)
     assert variant.failure is not None
     assert variant.failure.code == "metadata_failed"

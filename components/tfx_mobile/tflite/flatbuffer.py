@@ -101,10 +101,17 @@ def first_subgraph(data: bytes) -> SignatureRecord:
 
 
 def select_tf_ops(data: bytes) -> tuple[str, ...]:
-    """Names of the Select TensorFlow (Flex) ops of a file that `inspect_model` accepted; cheaper than that."""
-    model = schema.Model.GetRootAs(data, 0)
-    codes = (model.OperatorCodes(index).CustomCode() or b"" for index in range(model.OperatorCodesLength()))
-    return tuple(sorted(code.decode() for code in codes if code.startswith(_FLEX.encode())))
+    """Names of the Select TensorFlow (Flex) ops of a file that `inspect_model` accepted; cheaper than that.
+
+    Raises:
+        ModelFileError: `inspect_model` would not accept the file.
+    """
+    try:
+        model = schema.Model.GetRootAs(data, 0)
+        codes = [model.OperatorCodes(index).CustomCode() or b"" for index in range(model.OperatorCodesLength())]
+    except Exception as error:  # noqa: BLE001 (the generated reader raises whatever the damage leads to)
+        raise ModelFileError(f"Corrupt .tflite file of {len(data)} bytes: {type(error).__name__}: {error}.") from None
+    return tuple(sorted(text(code) for code in codes if code.startswith(_FLEX.encode())))
 
 
 def _gzip_size(data: bytes) -> int:
@@ -169,7 +176,7 @@ def op_kind(model: Any, op: Any) -> Literal["builtin", "select_tf", "custom", "u
     """What an operator is: `select_tf` for a TensorFlow (Flex) op, `unknown` if the schema does not have it."""
     builtin = _builtin_code(model, op)
     if builtin == schema.BuiltinOperator.CUSTOM:
-        return "select_tf" if op_name(model, op).startswith("Flex") else "custom"
+        return "select_tf" if op_name(model, op).startswith(_FLEX) else "custom"
     return "builtin" if builtin in _OP_NAMES else "unknown"
 
 
