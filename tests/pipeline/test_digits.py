@@ -224,8 +224,9 @@ class TestRetrainedModel:
         # The latest blessed float model is the harmed run's: our own .tflite artifacts must not get in its way.
         baseline = runs.retrained.nodes["Evaluator"].inputs["baseline_model"]
         assert baseline.id == runs.harmed.nodes["Trainer"].outputs["model"].id
-        baseline = runs.again.nodes["Evaluator"].inputs["baseline_model"]
-        assert baseline.id == runs.first.nodes["Trainer"].outputs["model"].id
+        # The second run's model is its own baseline, and ML Metadata keeps only one of the two input events.
+        blessing = runs.again.nodes["Evaluator"].outputs["blessing"].custom_properties
+        assert blessing["baseline_model_id"].int_value == runs.first.nodes["Trainer"].outputs["model"].id
 
     def test_it_becomes_the_second_release(self, runs):
         assert runs.retrained.pushed["push_status"].string_value == "pushed"
