@@ -26,7 +26,7 @@ from typing import Any
 
 from tfx_mobile.recipes import CalibrationSpec, resolve_recipes
 from tfx_mobile.tflite_converter.conversion import convert
-from tfx_mobile.tflite_converter.worker import Job
+from tfx_mobile.tflite_converter.job import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "reference_models.json"

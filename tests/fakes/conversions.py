@@ -13,6 +13,7 @@ from tfx_mobile.tflite.flatbuffer import inspect_model
 from tfx_mobile.tflite.runtime import SignatureRunner
 from tfx_mobile.tflite_converter import worker
 from tfx_mobile.tflite_converter.inspection import inspect
+from tfx_mobile.tflite_converter.job import MODEL_FILE, Job, Prepared
 
 
 class Made:
@@ -24,7 +25,7 @@ class Made:
         files: By recipe name, the bytes of each file that keeps its recipe's rules.
     """
 
-    def __init__(self, prepared: worker.Prepared) -> None:
+    def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
         self.failures: dict[str, Failure] = {}
         self.files: dict[str, bytes] = {}
@@ -67,7 +68,7 @@ class InProcess:
         }
         size = fields["batch_size"]
         fields["recipes"] = [r if r.batch_size else r.model_copy(update={"batch_size": size}) for r in resolved]
-        job = worker.Job(saved_model=str(model), example_files=(str(examples),), work_dir=str(work_dir), **fields)
+        job = Job(saved_model=str(model), example_files=(str(examples),), work_dir=str(work_dir), **fields)
         events: list[dict[str, Any]] = []
         worker.serve(job.model_dump(mode="json"), events.append)
         made: Made | None = None
@@ -75,14 +76,14 @@ class InProcess:
             if event["event"] == "error":
                 raise RuntimeError(f"{event['type']}: {event['message']}")
             if event["event"] == "prepared":
-                made = Made(worker.Prepared.model_validate(event["prepared"]))
+                made = Made(Prepared.model_validate(event["prepared"]))
         assert made is not None
         for event in events:
             if event["event"] == "failed":
                 made.failures[event["recipe"]] = Failure.model_validate(event["failure"])
         for recipe in job.recipes:
             if recipe.name not in made.failures:
-                data = (work_dir / recipe.name / worker.MODEL_FILE).read_bytes()
+                data = (work_dir / recipe.name / MODEL_FILE).read_bytes()
                 failure = inspect(recipe, inspect_model(data), made.prepared.source(recipe).signature)
                 if failure is None:
                     made.files[recipe.name] = data

@@ -21,7 +21,7 @@ from tfx_mobile.tflite_converter.calibration import batches
 from tfx_mobile.tflite_converter.conversion import Conversion, _lanes, convert
 from tfx_mobile.tflite_converter.front_end import FrozenSignature, load_signature
 from tfx_mobile.tflite_converter.inspection import inspect
-from tfx_mobile.tflite_converter.worker import Job
+from tfx_mobile.tflite_converter.job import Job
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tfx_mobile.tflite.flatbuffer import inspect_model
 from tfx_mobile.tflite.runtime import SignatureRunner
 from tfx_mobile.tflite_converter import failures, int4, quantize
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
-from tfx_mobile.tflite_converter.worker import Job
+from tfx_mobile.tflite_converter.job import Job
 
 IMAGES = models.images(models.rows(60, seed=5))
 

@@ -22,7 +22,7 @@ from tfx_mobile.tflite.flatbuffer import inspect_model
 from tfx_mobile.tflite.metadata import Metadata, Writer
 from tfx_mobile.tflite.runtime import SignatureRunner
 from tfx_mobile.tflite_converter import conversion, label_names
-from tfx_mobile.tflite_converter.worker import Job
+from tfx_mobile.tflite_converter.job import Job
 
 ASKED = MetadataSpec(name="three", version="7", author="us", description="which of 3", labels=("a", "b", "ü"))
 

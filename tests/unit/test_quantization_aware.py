@@ -20,7 +20,7 @@ from tfx_mobile.tflite.runtime import SignatureRunner
 from tfx_mobile.tflite_converter import trained_ranges
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
 from tfx_mobile.tflite_converter.inspection import inspect
-from tfx_mobile.tflite_converter.worker import Job
+from tfx_mobile.tflite_converter.job import Job
 
 IMAGES = models.images(models.rows(60, seed=5))
 QAT = ("qat_full_integer", "qat_integer_only_int8")

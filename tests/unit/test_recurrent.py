@@ -15,7 +15,8 @@ from tests.fakes import models
 from tests.fakes.conversions import InProcess
 from tfx_mobile.child_process import ChildDied
 from tfx_mobile.recipes import BUILTIN_RECIPES, CalibrationSpec, ConversionRecipe
-from tfx_mobile.tflite_converter import conversion, failures, worker
+from tfx_mobile.tflite_converter import conversion, failures
+from tfx_mobile.tflite_converter.job import Job
 
 STEPS, FEATURES, UNITS = 6, 3, 4
 SEQUENCES: npt.NDArray[np.float32] = np.random.default_rng(0).normal(size=(12, STEPS, FEATURES)).astype(np.float32)
@@ -305,7 +306,7 @@ def test_a_whole_conversion_of_a_model_with_open_sizes_and_of_one_with_loops(tmp
         work_dir = tmp_path / f"work-{recipe}"
         work_dir.mkdir()
         models.write_records(work_dir / "examples.gz", map(models.serialize, rows))
-        job = worker.Job(
+        job = Job(
             saved_model=str(model),
             signature_name="serving_default",
             recipes=(BUILTIN_RECIPES[recipe],),

@@ -20,8 +20,8 @@ from tfx_mobile.records import RepairRecord
 from tfx_mobile.tflite.runtime import SignatureRunner
 from tfx_mobile.tflite_converter import repair
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
+from tfx_mobile.tflite_converter.job import Job
 from tfx_mobile.tflite_converter.recipe_runner import RecipeRunner
-from tfx_mobile.tflite_converter.worker import Job
 
 Run = Callable[..., Conversion]
 

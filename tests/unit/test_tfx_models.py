@@ -17,7 +17,7 @@ from tfx_mobile.recipes import BUILTIN_RECIPES, CalibrationSpec
 from tfx_mobile.tflite.runtime import SignatureRunner
 from tfx_mobile.tflite_converter import front_end
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
-from tfx_mobile.tflite_converter.worker import Job
+from tfx_mobile.tflite_converter.job import Job
 
 
 def _saved(tmp_path_factory: pytest.TempPathFactory, name: str, save: Callable[[Path, Path], None]) -> Path:

@@ -17,7 +17,7 @@ from tfx_mobile.errors import RecipeError
 from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, MetadataSpec, resolve_recipes
 from tfx_mobile.records import canonical_json
 from tfx_mobile.tflite_converter import executor
-from tfx_mobile.tflite_converter.worker import check_examples_given
+from tfx_mobile.tflite_converter.job import check_examples_given
 
 
 class TFLiteConverterSpec(ComponentSpec):

@@ -26,7 +26,7 @@ from tfx_mobile.tflite.profiles import check_profiles
 from tfx_mobile.tflite.runtime import runtime_name
 from tfx_mobile.tflite_converter import failures
 from tfx_mobile.tflite_converter.inspection import inspect
-from tfx_mobile.tflite_converter.worker import MODEL_FILE, Job, Prepared, Route
+from tfx_mobile.tflite_converter.job import MODEL_FILE, Job, Prepared, Route
 
 #: A cold import of TensorFlow takes this long only on a machine in trouble; wall time.
 STARTUP_SECONDS = 300.0

@@ -22,7 +22,7 @@ from tfx_mobile.tflite import profiles as compatibility
 from tfx_mobile.tflite.metadata import Metadata
 from tfx_mobile.tflite_converter import int4, label_names
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
-from tfx_mobile.tflite_converter.worker import Job
+from tfx_mobile.tflite_converter.job import Job
 
 _SCHEMA_FILE = "schema.pbtxt"
 _RECIPES_EXAMPLE = '["float32", "full_integer"]'
