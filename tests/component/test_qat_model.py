@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from tfx.types import Channel
 from tfx.types.standard_artifacts import Examples, Model
 
-from tests.fakes import evaluations, models, qat_models
+from tests.fakes import evaluations, metadata, models, qat_models
 from tfx_mobile import ConversionRecipe, TFLiteConverter, TFLiteVariants
 from tfx_mobile.artifact_io import saved_model_sha256
 from tfx_mobile.errors import RecipeError
@@ -73,6 +74,23 @@ def test_variants_of_the_twin_are_recorded_and_judged_against_the_float_model(
     assert [v.passed for v in record.verdicts] == [True, True, False, False]
     assert "for the float model" in record.verdict("qat_full_integer").reasons[0].message
     assert "quantization-aware training" in (Path(outputs["evaluation"].uri) / "report.html").read_text()
+
+
+def test_each_file_names_the_model_it_was_made_from(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TFX_MOBILE_METADATA_PYTHON", metadata.writer_python())
+    model = models.model_artifact(models.raw_model(tmp_path_factory))
+    aware = qat_models.quantization_aware(qat_models.twin(models.raw_network()), models.images(models.rows(90)))
+    qat_models.save(tmp_path / "twin" / "Format-Serving", aware)
+    twin = models.model_artifact(tmp_path / "twin")
+    _, manifest = convert(tmp_path / "variants", ["float32", "qat_full_integer"], model=model, qat_model=twin)
+    assert manifest.qat_source is not None
+    origins = {"float32": manifest.source.sha256, "qat_full_integer": manifest.qat_source.sha256}
+    for name, sha256 in origins.items():
+        data = (tmp_path / "variants" / name / "model.tflite").read_bytes()
+        (custom,) = re.findall(rb'"source_sha256":"(\w+)"', data)
+        assert custom.decode() == sha256
 
 
 def test_a_model_that_was_trained_so_itself_needs_no_examples_at_run_time(

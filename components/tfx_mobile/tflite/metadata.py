@@ -75,6 +75,7 @@ class Metadata:
             unless the spec names the feature they belong to.
         labels_from: Where `labels` were taken from, in words.
         provenance: JSON that lets a file be traced to its source; without paths and times.
+        twin_provenance: What differs from it in a file made from the quantization-aware twin.
         notes: What is known but was left out, and why.
     """
 
@@ -84,6 +85,7 @@ class Metadata:
     labels: tuple[str, ...] = ()
     labels_from: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    twin_provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property

@@ -240,6 +240,8 @@ def _check(
         # Metadata changes the bytes, so it comes before the hash and before everything that is checked.
         if metadata is not None:
             origin = {"recipe": recipe.model_dump(mode="json"), "signature": expected.key}
+            if recipe.quantization_aware:
+                origin.update(metadata.twin_provenance)
             described = tflite_metadata.write(path, metadata, origin, deadline_seconds)
         data = path.read_bytes()
         model = read_model(data)

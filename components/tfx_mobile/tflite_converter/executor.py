@@ -243,6 +243,7 @@ class Executor(BaseExecutor):
             saved_model = artifact_io.local_copy(saved_model_uri, str(Path(temp) / "saved_model"))
             source_sha256 = artifact_io.saved_model_sha256(saved_model)
             twin_model = None if twin_uri is None else artifact_io.local_copy(twin_uri, str(Path(temp) / "qat_model"))
+            twin_sha256 = None if twin_model is None else artifact_io.saved_model_sha256(twin_model)
             work_dir = Path(temp) / "work"
             work_dir.mkdir()
             job = Job(
@@ -269,6 +270,7 @@ class Executor(BaseExecutor):
                 labels=labels.names,
                 labels_from=labels.origin,
                 provenance={"source_sha256": source_sha256, "versions": versions()},
+                twin_provenance={} if twin_sha256 is None else {"source_sha256": twin_sha256},
                 notes=labels.notes,
             )
             conversion = convert(job, deadline_seconds=deadline_seconds, metadata=metadata, max_parallel=max_parallel)
@@ -285,9 +287,9 @@ class Executor(BaseExecutor):
                 outputs=conversion.signature.outputs,
             )
             qat_source = None
-            if twin is not None and twin_model is not None and conversion.twin is not None:
+            if twin is not None and twin_sha256 is not None and conversion.twin is not None:
                 qat_source = SourceModelRecord(
-                    sha256=artifact_io.saved_model_sha256(twin_model),
+                    sha256=twin_sha256,
                     uri=twin.uri,
                     signature=signature_name,
                     parses_examples=conversion.twin_parses_examples,
