@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "evaluate_digits.json"
+from measuring import control_of, cpu_seconds, ratio_of, run_child, write_result
+
 VARIANTS = ("float32", "dynamic_range", "full_integer")
 IMAGE, LABEL = "image", "label"
 
@@ -37,10 +33,10 @@ def main() -> None:
         print(json.dumps(CHILDREN[arguments.child](arguments.work, arguments.rows)))
         return
     with tempfile.TemporaryDirectory() as work:
-        run_child("prepare", work, arguments.rows)
+        run("prepare", work, arguments)
         rounds = []
         for index in range(arguments.rounds):
-            runs = [run_child(name, work, arguments.rows) for name in ("ours", "stock", "stock", "ours")]
+            runs = [run(name, work, arguments) for name in ("ours", "stock", "stock", "ours")]
             rounds.append(runs)
             ratio, control = ratio_of(runs), control_of(runs)
             print(f"round {index + 1}: CPU-s {[round(run['cpu_seconds'], 2) for run in runs]}", end=" ")
@@ -54,36 +50,13 @@ def main() -> None:
         "accuracy": {"ours": rounds[0][0]["accuracy"], "stock": rounds[0][1]["accuracy"]},
         "ratio_stock_to_ours": round(statistics.median(ratios), 3),
         "control_ours_to_ours": round(statistics.median(controls), 3),
-        "machine": {"cpus": os.cpu_count(), "architecture": platform.machine(), "python": platform.python_version()},
     }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(__file__, result)
     print(f"median: stock / ours {result['ratio_stock_to_ours']}, control {result['control_ours_to_ours']}")
-    print(f"written to {RESULT.relative_to(ROOT)}")
 
 
-def run_child(name: str, work: str, rows: int) -> Any:
-    command = [sys.executable, "-W", "ignore", __file__, "--child", name, "--work", work, "--rows", str(rows)]
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    env.pop("TF_USE_LEGACY_KERAS", None)
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def ratio_of(runs: list[dict[str, Any]]) -> float:
-    ours_1, stock_1, stock_2, ours_2 = (run["cpu_seconds"] for run in runs)
-    return float((stock_1 + stock_2) / (ours_1 + ours_2))
-
-
-def control_of(runs: list[dict[str, Any]]) -> float:
-    return float(runs[0]["cpu_seconds"] / runs[3]["cpu_seconds"])
-
-
-def cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+def run(step: str, work: str, arguments: argparse.Namespace) -> Any:
+    return run_child(__file__, step, work=work, rows=arguments.rows)
 
 
 def prepare(work: Path, rows: int) -> None:

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "parent_memory.json"
+from measuring import run_child, write_result
+
 ONE = ["float32"]
 ALL = [
     "float32",
@@ -47,8 +43,8 @@ def main() -> None:
         print(json.dumps(child(arguments)))
         return
     with tempfile.TemporaryDirectory() as work:
-        run_child("prepare", work, arguments)
-        runs = {name: run_child(name, work, arguments) for name in ("one", "all")}
+        run("prepare", work, arguments)
+        runs = {name: run(name, work, arguments) for name in ("one", "all")}
     ratio = runs["all"]["peak_bytes"] / runs["one"]["peak_bytes"]
     result = {
         "model": "ResNet101V2(weights=None), 224 x 224" if arguments.model == "resnet" else "small",
@@ -56,27 +52,17 @@ def main() -> None:
         "recipes": {"one": ONE, "all": ALL},
         **runs,
         "ratio_all_to_one": round(ratio, 3),
-        "machine": {"cpus": os.cpu_count(), "architecture": platform.machine(), "python": platform.python_version()},
     }
-    for name, run in runs.items():
-        peak, before = (f"{run[key] / 1e6:.0f} MB" for key in ("peak_bytes", "before_bytes"))
-        print(f"{name}: peak {peak}, {before} before it began, failed: {run['failed']}")
+    for name, measured in runs.items():
+        peak, before = (f"{measured[key] / 1e6:.0f} MB" for key in ("peak_bytes", "before_bytes"))
+        print(f"{name}: peak {peak}, {before} before it began, failed: {measured['failed']}")
     print(f"all / one: {ratio:.2f}")
     if arguments.model == "resnet":
-        RESULT.parent.mkdir(parents=True, exist_ok=True)
-        RESULT.write_text(json.dumps(result, indent=2) + "\n")
-        print(f"written to {RESULT.relative_to(ROOT)}")
+        write_result(__file__, result)
 
 
-def run_child(name: str, work: str, arguments: argparse.Namespace) -> Any:
-    command = [sys.executable, "-W", "ignore", __file__, "--child", name, "--work", work]
-    command += ["--model", arguments.model, "--max-parallel", str(arguments.max_parallel)]
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    env.pop("TF_USE_LEGACY_KERAS", None)
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def run(step: str, work: str, arguments: argparse.Namespace) -> Any:
+    return run_child(__file__, step, work=work, model=arguments.model, max_parallel=arguments.max_parallel)
 
 
 def child(arguments: argparse.Namespace) -> dict[str, Any]:

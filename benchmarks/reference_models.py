@@ -15,21 +15,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from measuring import run_child, write_result
 from tfx_mobile.recipes import CalibrationSpec, resolve_recipes
 from tfx_mobile.tflite_converter.conversion import convert
 from tfx_mobile.tflite_converter.job import Job
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "reference_models.json"
 RECIPES = (
     "float32",
     "float16",
@@ -66,10 +61,7 @@ def main() -> None:
         return
     results = {name: run(name, arguments) for name in arguments.models}
     settings = {key: getattr(arguments, key) for key in ("images", "samples", "rounds")}
-    machine = {"cpus": os.cpu_count(), "architecture": platform.machine(), "python": platform.python_version()}
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps({**settings, "models": results, "machine": machine}, indent=2) + "\n")
-    print(f"written to {RESULT.relative_to(ROOT)}")
+    write_result(__file__, {**settings, "models": results})
 
 
 def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -139,15 +131,8 @@ def show(name: str, sizes: dict[str, float], recipes: dict[str, Any], measured: 
 
 
 def child(step: str, name: str, work: Path, arguments: argparse.Namespace) -> Any:
-    command = [sys.executable, "-W", "ignore", __file__, "--child", step, "--models", name, "--work", str(work)]
-    for key in ("images", "samples", "rounds"):
-        command += [f"--{key}", str(getattr(arguments, key))]
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    env.pop("TF_USE_LEGACY_KERAS", None)
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{step} {name} failed:\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    options = {key: getattr(arguments, key) for key in ("images", "samples", "rounds")}
+    return run_child(__file__, step, models=name, work=work, **options)
 
 
 def images(count: int, side: int, seed: int) -> Any:

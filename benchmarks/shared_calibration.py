@@ -14,17 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "shared_calibration.json"
+from measuring import control_of, cpu_seconds, ratio_of, run_child, write_result
+
 RECIPES = ("float32", "full_integer", "integer_only_int8", "int16x8")
 SIDE, CLASSES, SAMPLES = 96, 10, 100
 IMAGE, KEY = "image", "serving_default"
@@ -41,14 +37,14 @@ def main() -> None:
         print(json.dumps(CHILDREN[arguments.child](arguments.work, arguments.examples)))
         return
     with tempfile.TemporaryDirectory() as work:
-        run_child("prepare", work, arguments.examples)
+        run("prepare", work, arguments)
         rounds = []
         for index in range(arguments.rounds):
-            runs = [run_child(name, work, arguments.examples) for name in ("ours", "stock", "stock", "ours")]
+            runs = [run(name, work, arguments) for name in ("ours", "stock", "stock", "ours")]
             rounds.append(runs)
             print(f"round {index + 1}: CPU-s {[round(run['cpu_seconds'], 2) for run in runs]}", end=" ")
             print(f"stock / ours {ratio_of(runs):.2f}, control {control_of(runs):.2f}", flush=True)
-        comparison = run_child("compare", work, arguments.examples)
+        comparison = run("compare", work, arguments)
     result = {
         "model": f"MobileNetV2(input_shape=({SIDE}, {SIDE}, 3), weights=None, classes={CLASSES}), seeded statistics",
         "recipes": RECIPES,
@@ -59,40 +55,17 @@ def main() -> None:
         "control_ours_to_ours": round(statistics.median(map(control_of, rounds)), 3),
         "compared_examples": arguments.examples,
         "comparison": comparison,
-        "machine": {"cpus": os.cpu_count(), "architecture": platform.machine(), "python": platform.python_version()},
     }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(__file__, result)
     print(f"median: stock / ours {result['ratio_stock_to_ours']}, control {result['control_ours_to_ours']}")
     for name, found in comparison.items():
         print(f"{name}: outputs equal {found['outputs_equal']}, bytes equal {found['bytes_equal']}")
-    print(f"written to {RESULT.relative_to(ROOT)}")
     if not all(found["outputs_equal"] for found in comparison.values()):
         raise SystemExit("outputs differ")
 
 
-def run_child(name: str, work: str, examples: int) -> Any:
-    command = [sys.executable, "-W", "ignore", __file__, "--child", name, "--work", work, "--examples", str(examples)]
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    env.pop("TF_USE_LEGACY_KERAS", None)
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def ratio_of(runs: list[dict[str, Any]]) -> float:
-    ours_1, stock_1, stock_2, ours_2 = (run["cpu_seconds"] for run in runs)
-    return float((stock_1 + stock_2) / (ours_1 + ours_2))
-
-
-def control_of(runs: list[dict[str, Any]]) -> float:
-    return float(runs[0]["cpu_seconds"] / runs[3]["cpu_seconds"])
-
-
-def cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+def run(step: str, work: str, arguments: argparse.Namespace) -> Any:
+    return run_child(__file__, step, work=work, examples=arguments.examples)
 
 
 def images(count: int, seed: int) -> Any:
