@@ -117,8 +117,13 @@ def test_integer_recipes_take_trained_ranges_and_no_others_do(run: Callable[...,
 
 
 def test_other_integer_recipes_calibrate_the_float_graph(run: Callable[..., Conversion], raw_qat: Path) -> None:
-    conversion = run(raw_qat, "int16x8", "full_integer", calibrate=True)
-    assert [(v.failure, v.ranges_from) for v in conversion.variants] == [(None, "calibration"), (None, "training")]
+    conversion = run(raw_qat, "int16x8", "mixed_precision", "int4", "full_integer", calibrate=True)
+    assert [v.failure for v in conversion.variants] == [None] * 4
+    assert [v.ranges_from for v in conversion.variants] == ["calibration", "calibration", None, "training"]
+    assert [v.calibrated for v in conversion.variants] == ["shared", "shared", None, None]
+    repair = by_name(conversion)["mixed_precision"].repair
+    assert repair is not None
+    assert repair.repaired
     assert conversion.calibration is not None
     np.testing.assert_allclose(predict(conversion, "int16x8"), models.raw_network()(IMAGES).numpy(), atol=0.02)
     with pytest.raises(RecipeError, match=r"The recipes int16x8 calibrate, but .*qat_full_integer"):

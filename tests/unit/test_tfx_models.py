@@ -112,7 +112,7 @@ def test_taxi_with_select_tf_ops_scores_as_the_signature_does(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     saved_model = _saved(tmp_path_factory, "taxi", tfx_models.save_taxi)
-    recipes = ("float32", "full_integer", "integer_only_int8", "int16x8")
+    recipes = ("float32", "full_integer", "mixed_precision", "int4", "integer_only_int8", "int16x8")
     conversion = _convert(tmp_path, saved_model, tfx_models.taxi_rows(60), *recipes, allow_select_tf_ops=True)
     assert conversion.route == "resigned"
     assert [(t.name, t.dtype, t.shape, t.default) for t in conversion.signature.inputs] == [
@@ -123,7 +123,7 @@ def test_taxi_with_select_tf_ops_scores_as_the_signature_does(
         ("trip_start_hour", "int64", (1, 1), 0),
     ]
     by_name = {variant.name: variant for variant in conversion.variants}
-    for name in ("float32", "full_integer"):
+    for name in ("float32", "full_integer", "mixed_precision", "int4"):
         variant = by_name[name]
         assert variant.file is not None, variant.failure
         assert variant.file.select_tf_ops == ("FlexDenseBincount", "FlexStringToHashBucketFast", "FlexUpperBound")

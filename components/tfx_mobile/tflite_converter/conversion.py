@@ -77,7 +77,7 @@ def convert(
             `qat_saved_model`.
         CalibrationError: The calibration examples are missing or damaged.
         ConverterCrashedError: The child died before it came to the first recipe.
-        RecipeError: A recipe calibrates and there are no examples.
+        RecipeError: A recipe calibrates and there are no examples, or labels or normalization do not fit the model.
         ConversionError: The SavedModel cannot be loaded, or `qat_saved_model` was not trained quantization-aware.
     """
     recipes = tuple(_with_batch_size(recipe, job) for recipe in job.recipes)
