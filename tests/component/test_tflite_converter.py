@@ -452,6 +452,9 @@ def test_definition_with_runtime_parameters() -> None:
         ({"recipes": ["float32"], "signature_name": ""}, "signature_name=''"),
         ({"recipes": ["float32"], "calibration": {"samples": 3}}, "Invalid CalibrationSpec: samples=3"),
         ({"recipes": ["float32"], "calibration": "train"}, "calibration='train' is not JSON"),
+        ({"recipes": ["float32"], "metadata": {"label": "kind"}}, "label='kind'.*takes class names from"),
+        ({"recipes": ["float32"], "metadata": {"title": "x"}}, "Invalid MetadataSpec: title='x'"),
+        ({"recipes": ["float32"], "metadata": 3}, r"metadata=3 is not valid. Use MetadataSpec\("),
         ({"recipes": ["float32"], "profiles": ["litert>=2"]}, "Unknown compatibility profile 'litert>=2'.*litert_js"),
     ],
 )

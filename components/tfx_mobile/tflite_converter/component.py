@@ -47,7 +47,7 @@ class TFLiteConverterSpec(ComponentSpec):
 
 
 class TFLiteConverter(BaseComponent):
-    """Converts one SavedModel into several `.tflite` variants, one per recipe, in one step.
+    """Converts one model into several `.tflite` variants, one per recipe, in one step.
 
     Takes what Trainers write: a signature on raw tensors, or one that parses tf.Examples with Transform inside. A
     recipe that fails is recorded with its reason; the step fails only if every recipe does.
@@ -70,7 +70,7 @@ class TFLiteConverter(BaseComponent):
         batch_size: int | str | RuntimeParameter = 1,
         input_shapes: Mapping[str, Sequence[int]] | RuntimeParameter | None = None,
         allow_select_tf_ops: bool | RuntimeParameter = False,
-        metadata: MetadataSpec | RuntimeParameter | None = None,
+        metadata: MetadataSpec | Mapping[str, Any] | RuntimeParameter | None = None,
         profiles: Sequence[str] | RuntimeParameter | None = None,
         qat_model: BaseChannel | None = None,
         transform_graph: BaseChannel | None = None,
@@ -84,10 +84,10 @@ class TFLiteConverter(BaseComponent):
             model: Model channel with a SavedModel or one Keras file (`.keras`, `.h5`): Trainer's, or one that an
                 Importer brought in.
             recipes: Names of built-in recipes (`float32`, `float16`, `dynamic_range`, `full_integer`,
-                `integer_only_int8`, `integer_only_uint8`, `int16x8`, `qat_full_integer`, `qat_integer_only_int8`) or
-                ConversionRecipes. A RuntimeParameter holds a JSON list of the same.
+                `integer_only_int8`, `integer_only_uint8`, `int16x8`, `mixed_precision`, `int4`, `qat_full_integer`,
+                `qat_integer_only_int8`) or ConversionRecipes. A RuntimeParameter holds a JSON list of the same.
             examples: Examples channel to calibrate from, in the form the signature is served with; needed by
-                `full_integer`, `integer_only_*` and `int16x8`.
+                `full_integer`, `integer_only_*`, `int16x8` and `mixed_precision`.
             signature_name: Which signature of the SavedModel to convert.
             calibration: Which examples calibrate and what they are compared with; None for 200 of `train` with seed 0,
                 compared with `eval`. A RuntimeParameter holds its JSON.
@@ -106,9 +106,10 @@ class TFLiteConverter(BaseComponent):
                 `quantization_aware`; None if `model` itself was trained so. It needs the same signature: inputs and
                 outputs of the same names, types and shapes.
             transform_graph: TransformGraph channel, for a signature on transformed features with raw `examples`: it is
-                applied to them before they calibrate.
-            schema: Schema channel of the raw examples; read only if the transform graph has no metadata of its own.
-            deadline_seconds: Longest time for one recipe; wall time.
+                applied to them before they calibrate. Its vocabularies also tell class names.
+            schema: Schema channel of the raw examples, for class names, and where the transform graph has no metadata
+                of its own.
+            deadline_seconds: Longest time for one recipe, for `mixed_precision` for one trial; wall time.
             max_parallel: How many converter processes may run at once.
 
         Raises:
@@ -133,8 +134,9 @@ class TFLiteConverter(BaseComponent):
         if not isinstance(allow_select_tf_ops, RuntimeParameter):
             allow_select_tf_ops = int(executor.parse_flag("allow_select_tf_ops", allow_select_tf_ops))
         if not isinstance(metadata, RuntimeParameter):
+            metadata = executor.parse_metadata(metadata)
             executor.check_names_given(metadata, transform_graph is not None or schema is not None)
-            metadata = canonical_json((metadata or MetadataSpec()).model_dump(mode="json")).decode()
+            metadata = canonical_json(metadata.model_dump(mode="json")).decode()
         if not isinstance(profiles, RuntimeParameter):
             profiles = canonical_json(executor.parse_profiles(profiles)).decode()
         if not isinstance(deadline_seconds, RuntimeParameter):

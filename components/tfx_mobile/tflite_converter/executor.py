@@ -7,7 +7,7 @@ import posixpath
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from absl import logging
 from tfx.dsl.components.base.base_executor import BaseExecutor
@@ -25,6 +25,8 @@ from tfx_mobile.tflite_converter.conversion import Conversion, convert
 from tfx_mobile.tflite_converter.job import Job
 
 _SCHEMA_FILE = "schema.pbtxt"
+_SpecT = TypeVar("_SpecT", CalibrationSpec, MetadataSpec)
+
 _RECIPES_EXAMPLE = '["float32", "full_integer"]'
 _INPUT_SHAPES_EXAMPLE = '{"image": [224, 224, 3]}'
 _METADATA_EXAMPLE = '{"labels": ["cat", "dog"]}'
@@ -53,13 +55,13 @@ def check_qat_model_used(recipes: Sequence[ConversionRecipe], given: bool) -> No
         )
 
 
-def check_names_given(spec: MetadataSpec | None, given: bool) -> None:
+def check_names_given(spec: MetadataSpec, given: bool) -> None:
     """Class names that are to be derived need something to be derived from.
 
     Raises:
         RecipeError: There is neither a transform_graph nor a schema.
     """
-    if spec is not None and spec.label is not None and not given:
+    if spec.label is not None and not given:
         raise RecipeError(
             f"MetadataSpec(label={spec.label!r}) takes class names from transform_graph or schema, and TFLiteConverter "
             "got neither. Pass transform_graph=transform.outputs['transform_graph'] or "
@@ -138,15 +140,27 @@ def parse_calibration(value: Any) -> CalibrationSpec:
     Raises:
         RecipeError: `value` is none of these, or a field is not valid.
     """
-    if isinstance(value, CalibrationSpec):
+    return _parse_specification(CalibrationSpec, "calibration", value, _CALIBRATION_EXAMPLE)
+
+
+def parse_metadata(value: Any) -> MetadataSpec:
+    """What to write into each file: a MetadataSpec, its fields, or these as JSON; nothing asked for with None.
+
+    Raises:
+        RecipeError: `value` is none of these, or a field is not valid.
+    """
+    return _parse_specification(MetadataSpec, "metadata", value, _METADATA_EXAMPLE)
+
+
+def _parse_specification(kind: type[_SpecT], parameter: str, value: Any, example: str) -> _SpecT:
+    if isinstance(value, kind):
         return value
-    fields = artifact_io.from_json(value or {}, "calibration", _CALIBRATION_EXAMPLE, RecipeError)
+    fields = artifact_io.from_json(value or {}, parameter, example, RecipeError)
     if not isinstance(fields, Mapping):
         raise RecipeError(
-            f"calibration={value!r} is not valid. Use CalibrationSpec(...), or its fields such as "
-            f"{_CALIBRATION_EXAMPLE}."
+            f"{parameter}={value!r} is not valid. Use {kind.__name__}(...), or its fields such as {example}."
         )
-    return CalibrationSpec(**fields)
+    return kind(**fields)
 
 
 def parse_max_parallel(value: Any) -> int:
@@ -207,9 +221,7 @@ class Executor(BaseExecutor):
             )
         )
         allow_select_tf_ops = parse_flag("allow_select_tf_ops", exec_properties.get("allow_select_tf_ops") or 0)
-        metadata_spec = MetadataSpec(
-            **artifact_io.from_json(exec_properties.get("metadata") or {}, "metadata", _METADATA_EXAMPLE, RecipeError)
-        )
+        metadata_spec = parse_metadata(exec_properties.get("metadata"))
         profiles = parse_profiles(
             artifact_io.from_json(exec_properties.get("profiles") or None, "profiles", _PROFILES_EXAMPLE, RecipeError)
         )
