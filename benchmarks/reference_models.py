@@ -86,7 +86,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return show(name, sizes, recipes, measured)
 
 
-def converted(work: Path, model: str, recipes: tuple[str, ...], spec: Any, files: tuple[str, ...]) -> Any:
+def converted(work: Path, model: str, recipes: tuple[Any, ...], spec: Any, files: tuple[str, ...]) -> Any:
     """Converts the SavedModel `work / model`."""
     folder = work / f"{model}-converted"
     folder.mkdir()
