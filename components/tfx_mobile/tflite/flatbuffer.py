@@ -64,7 +64,7 @@ def describe(model: Any, data: bytes) -> ModelFileRecord:
         sha256=sha256_of(data),
         size_bytes=len(data),
         gzip_bytes=_gzip_size(data),
-        signatures=_signatures(model),
+        signatures=signatures(model),
         ops=_operators(model),
         select_tf_ops=tuple(sorted(kinds["select_tf"])),
         custom_ops=tuple(sorted(kinds["custom"] | kinds["unknown"])),
@@ -280,7 +280,8 @@ def _weight_bytes(model: Any, data: bytes) -> dict[str, int]:
     return {dtype: size for dtype, size in sorted(sizes.items()) if size}
 
 
-def _signatures(model: Any) -> tuple[SignatureRecord, ...]:
+def signatures(model: Any) -> tuple[SignatureRecord, ...]:
+    """The signatures of a file in the form of `read_model`, sorted by key."""
     records = []
     for signature in model.signatureDefs or []:
         tensors = model.subgraphs[signature.subgraphIndex].tensors

@@ -11,7 +11,7 @@ import numpy as np
 from tfx_mobile import child_process
 from tfx_mobile.errors import ModelFileError
 from tfx_mobile.records import Failure, sha256_of
-from tfx_mobile.tflite.flatbuffer import inspect_model, select_tf_ops
+from tfx_mobile.tflite.flatbuffer import read_model, select_tf_ops, signatures
 
 if TYPE_CHECKING:
     from tfx_mobile.tflite.runtime import SignatureRunner
@@ -53,7 +53,7 @@ def preflight(
             advice="Run the step that wrote it again.",
         )
     try:
-        inspect_model(data)
+        read_model(data)
     except ModelFileError as error:
         return Failure(code="corrupt", message=str(error), advice=_ADVICE)
     request = {"path": str(Path(path).resolve()), "memory_bytes": memory_bytes + 4 * len(data)}
@@ -83,14 +83,14 @@ def load_and_run(request: dict[str, Any], emit: child_process.Emit) -> None:
     error: str | None = None
     open_sizes = False
     try:
-        signatures = inspect_model(data).signatures
-        for signature in signatures:
+        found = signatures(read_model(data))
+        for signature in found:
             runner = SignatureRunner(data, signature.key)
             if open_sizes := any(-1 in record.shape[1:] for record in runner.inputs.values()):
                 _run_with_some_size(data, signature.key)
             else:
                 _run(runner)
-        if not signatures:
+        if not found:
             interpreter = interpreter_class(bool(select_tf_ops(data)))(model_content=data, num_threads=1)
             interpreter.allocate_tensors()
             for tensor in interpreter.get_input_details():

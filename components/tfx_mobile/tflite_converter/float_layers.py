@@ -12,7 +12,7 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
-_OP_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+from tfx_mobile.tflite.flatbuffer import op_name
 
 # They move or select values and compute none: their input and output have one scale. Nothing is gained by leaving one
 # in float by itself; between two float layers it must be in float, or the values pass through int8 on their way.
@@ -30,7 +30,7 @@ class Layer:
 
     Attributes:
         name: Name of its first output.
-        op: Builtin operator name.
+        op: Operator name.
         moves_values: Whether it only moves or selects values.
         weight_bytes: Size of its constants in float32.
         inputs: Names of the layers whose outputs it reads.
@@ -41,12 +41,6 @@ class Layer:
     moves_values: bool
     weight_bytes: int
     inputs: tuple[str, ...]
-
-
-def op_name(code: Any) -> str:
-    """Name of an operator code of a file; `CUSTOM` for what is no builtin."""
-    name: str = _OP_NAMES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM")  # old files: the second only
-    return name
 
 
 def layers(float_model: bytes) -> tuple[Layer, ...]:
@@ -65,7 +59,7 @@ def layers(float_model: bytes) -> tuple[Layer, ...]:
             continue
         read = [int(index) for index in op.inputs if index >= 0]
         constants = [model.buffers[graph.tensors[i].buffer].data for i in read if i not in made_by]
-        kind = op_name(model.operatorCodes[op.opcodeIndex])
+        kind = op_name(model, op)
         name = graph.tensors[outputs[0]].name.decode(errors="replace")
         found[name] = Layer(
             name=name,

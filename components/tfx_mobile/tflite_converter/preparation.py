@@ -109,19 +109,11 @@ def prepare(job: Job, progress: Callable[[], None]) -> Prepared:
         schema=job.schema_file,
         evaluation_files=job.evaluation_files,
         not_compared=job.not_compared,
+        extra=repair.num_examples(job.recipes),
         progress=progress,
     )
     calibration.save(Path(job.work_dir) / _SAMPLES_FILE, calibrated.values)
-    repair.prepare_examples(
-        job.work_dir,
-        job.recipes,
-        job.example_files,
-        job.calibration,
-        calibrated.drawn,
-        calibrated.parse,
-        inputs,
-        progress,
-    )
+    repair.prepare_examples(job.work_dir, job.recipes, calibrated.drawn, calibrated.parse, inputs)
     return prepared.model_copy(update={"calibration": calibrated.record})
 
 

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from tfx_mobile.errors import CalibrationError, ModelFileError
-from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, RepairSpec
+from tfx_mobile.recipes import ConversionRecipe, RepairSpec
 from tfx_mobile.records import RepairRecord, RepairTrial, TensorRecord
 from tfx_mobile.tflite.runtime import SignatureRunner
 from tfx_mobile.tflite_converter import calibration, failures, float_layers, layer_search
@@ -46,50 +45,48 @@ class Examples:
     num_calibrated: int
 
 
+def num_examples(recipes: Sequence[ConversionRecipe]) -> int:
+    """How many examples `prepare_examples` wants beside the calibration sample; 0 if no recipe repairs."""
+    return max((spec.num_examples for spec in _specs(recipes).values()), default=0)
+
+
+def _specs(recipes: Sequence[ConversionRecipe]) -> dict[str, RepairSpec]:
+    return {r.name: r.repair or RepairSpec() for r in recipes if r.quantization == "mixed_precision"}
+
+
 def prepare_examples(
     work_dir: str | Path,
     recipes: Sequence[ConversionRecipe],
-    files: Sequence[str],
-    spec: CalibrationSpec,
-    calibrated: calibration.Draw,
+    drawn: calibration.Draw,
     parse: calibration.Parse,
     inputs: Sequence[TensorRecord],
-    progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Draws the examples that `mixed_precision` recipes are judged on, for `load_examples`.
+    """Saves the examples that `mixed_precision` recipes are judged on, for `load_examples`.
 
     They come from the calibration split. None of them calibrates, as long as the split has others.
 
     Args:
         work_dir: Local folder to save them in.
         recipes: All recipes; nothing is done if none of them repairs.
-        files: TFRecord files of the calibration split.
-        spec: How the calibration sample was drawn.
-        calibrated: The calibration sample.
+        drawn: The calibration sample, and `num_examples(recipes)` further examples as `extra`.
         parse: From tf.Examples to values [rows, ...] by input name.
         inputs: The inputs of the signature that is converted.
-        progress: Called now and then.
 
     Raises:
         CalibrationError: The examples do not fit the inputs, or lack the label.
     """
-    specs = {r.name: r.repair or RepairSpec() for r in recipes if r.quantization == "mixed_precision"}
+    specs = _specs(recipes)
     if not specs:
         return
-    wanted = max(repair.num_examples for repair in specs.values())
-    more = spec.model_copy(update={"num_samples": spec.num_samples + wanted})
-    drawn = calibration.draw(files, more, progress).records
-    used = set(calibrated.records)
-    unused = [record for record in drawn if record not in used]
-    records = [*unused, *(record for record in drawn if record in used)][:wanted]
+    records = [*drawn.extra, *drawn.records][: num_examples(recipes)]
     calibration.save(Path(work_dir) / _VALUES_FILE, calibration.samples(records, parse, inputs))
-    for name, repair in specs.items():
-        rows = records[: repair.num_examples]
-        labels = None if repair.label is None else _labels(rows, repair.label)
+    for name, spec in specs.items():
+        rows = records[: spec.num_examples]
+        labels = None if spec.label is None else _labels(rows, spec.label)
         np.savez(
             Path(work_dir) / f"ranking-{name}.npz",
             num_examples=len(rows),
-            num_calibrated=max(0, len(rows) - len(unused)),
+            num_calibrated=max(0, len(rows) - len(drawn.extra)),
             labels=np.array([], np.int64) if labels is None else labels,
         )
 
@@ -108,17 +105,14 @@ def load_examples(work_dir: str | Path, recipe: ConversionRecipe) -> Examples:
 
 def _labels(records: Sequence[bytes], label: str) -> Array:
     """The integer classes [rows] of serialized tf.Examples."""
-    try:
-        parsed = tf.io.parse_example(
-            tf.constant(list(records), tf.string), {label: tf.io.FixedLenFeature([], tf.int64)}
-        )
-    except tf.errors.InvalidArgumentError as error:
+    values = calibration.feature_values(records, label)
+    unusable = next((v for v in values if len(v) != 1 or not isinstance(v[0], int)), None)
+    if unusable is not None:
         raise CalibrationError(
-            f"RepairSpec.label={label!r} is no integer feature with one value in every example: {error.message}. "
+            f"RepairSpec.label={label!r} is no integer feature with one value in every example: one has {unusable}. "
             "Name the feature that holds the class, or leave label out to measure agreement with the float model."
-        ) from None
-    labels: Array = parsed[label].numpy()
-    return labels
+        )
+    return np.array([value for (value,) in values], np.int64)
 
 
 def repair(
@@ -179,7 +173,7 @@ def repair(
         max_size_bytes=spec.max_size_ratio * len(float_model),
     )
     plain = replay(found.best.layers)
-    data = quantize(plain)
+    data = quantize(plain) if found.best.layers else plain_model
     record = RepairRecord(
         measure="agreement" if examples.labels is None else "accuracy",
         num_examples=judge.num_examples,

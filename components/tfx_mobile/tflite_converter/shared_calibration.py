@@ -19,7 +19,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_mobile.recipes import ConversionRecipe
-from tfx_mobile.tflite_converter import float_layers, quantize
+from tfx_mobile.tflite.flatbuffer import op_name
+from tfx_mobile.tflite_converter import quantize
 
 # Recurrent layers keep state in variables or in subgraphs, and a model that was trained with quantization in mind holds
 # its own ranges. TensorFlow treats both differently if it knows already in the float conversion what comes next.
@@ -118,10 +119,6 @@ class SharedCalibration:
         """The float32 file, as the public converter makes it."""
         return self._kept("float32.tflite", self._convert_to_float)
 
-    def layers(self) -> tuple[float_layers.Layer, ...]:
-        """The layers that may stay in float."""
-        return float_layers.layers(self.float32())
-
     def quantized(self, recipe: ConversionRecipe) -> bytes:
         """The file of a recipe that calibrates.
 
@@ -185,7 +182,7 @@ class SharedCalibration:
     def _check(self, model: Any) -> None:
         if len(model.subgraphs) != 1:
             raise CannotShareError("the model has more than one graph")
-        kinds = {float_layers.op_name(code) for code in model.operatorCodes}
+        kinds = {op_name(model, op) for op in model.subgraphs[0].operators or []}
         if own := sorted(kinds & _OWN_STATE):
             raise CannotShareError(f"the model holds {', '.join(own)}")
 
