@@ -20,6 +20,9 @@ from tfx.utils import io_utils, path_utils
 from tfx_mobile import keras_file
 from tfx_mobile.errors import TFXMobileError
 
+#: In a Schema artifact, as SchemaGen writes it.
+SCHEMA_FILE = "schema.pbtxt"
+
 _SAVED_MODEL_FILE = "saved_model.pb"
 _READ_BYTES = 1 << 20
 

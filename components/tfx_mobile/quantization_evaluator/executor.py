@@ -54,7 +54,6 @@ _EXPORT_SECONDS = 600.0
 
 DEFAULT_SPLITS = ("eval",)
 
-_SCHEMA_FILE = "schema.pbtxt"
 _TELEMETRY = ["QuantizationEvaluator"]
 _VERSIONED = ("tfx-mobile", "tensorflow-model-analysis", "tensorflow", "ai-edge-litert")
 
@@ -270,7 +269,7 @@ def _describe_baseline(uri: str, manifest: VariantManifest, config: Any) -> pred
 def _schema_file(input_dict: Mapping[str, list[Artifact]]) -> str | None:
     if not input_dict.get(SCHEMA_KEY):
         return None
-    return posixpath.join(artifact_io.single(input_dict, SCHEMA_KEY, EvaluationError).uri, _SCHEMA_FILE)
+    return posixpath.join(artifact_io.single(input_dict, SCHEMA_KEY, EvaluationError).uri, artifact_io.SCHEMA_FILE)
 
 
 def _find_failures(variants: Artifact, manifest: VariantManifest) -> dict[str, Failure]:

@@ -24,14 +24,12 @@ from tfx_mobile.tflite_converter import int4, label_names
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
 from tfx_mobile.tflite_converter.job import Job
 
-_SCHEMA_FILE = "schema.pbtxt"
 _SpecT = TypeVar("_SpecT", CalibrationSpec, MetadataSpec)
 
 _RECIPES_EXAMPLE = '["float32", "full_integer"]'
 _INPUT_SHAPES_EXAMPLE = '{"image": [224, 224, 3]}'
 _METADATA_EXAMPLE = '{"labels": ["cat", "dog"]}'
 _PROFILES_EXAMPLE = '["litert"]'
-_SCHEMA_FILE = "schema.pbtxt"
 _ASSETS = ("transform_fn", "assets")
 _CALIBRATION_EXAMPLE = '{"split": "train", "num_samples": 200}'
 
@@ -334,7 +332,7 @@ def _label_names(
             names = label_names.from_vocabulary(artifact_io.read_bytes(graph, *_ASSETS, feature))
             return _Labels(MetadataSpec(labels=names).labels, f"Transform's vocabulary {feature!r}")
     for schema in input_dict.get("schema") or []:
-        if names := label_names.from_schema(artifact_io.read_bytes(schema, _SCHEMA_FILE), feature):
+        if names := label_names.from_schema(artifact_io.read_bytes(schema, artifact_io.SCHEMA_FILE), feature):
             origin = f"the schema's domain of {feature!r}"
             if spec.label:
                 return _Labels(MetadataSpec(labels=names).labels, origin)
@@ -376,7 +374,7 @@ def _schema_file(input_dict: Mapping[str, Sequence[Artifact]], directory: Path) 
     if not input_dict.get("schema"):
         return None
     artifact = artifact_io.single(input_dict, "schema", CalibrationError)
-    return str(Path(artifact_io.local_copy(artifact.uri, str(directory / "schema"))) / _SCHEMA_FILE)
+    return str(Path(artifact_io.local_copy(artifact.uri, str(directory / "schema"))) / artifact_io.SCHEMA_FILE)
 
 
 def _require_one(conversion: Conversion) -> None:
