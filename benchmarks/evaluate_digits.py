@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring import control_of, cpu_seconds, ratio_of, run_child, write_result
+from measuring import cpu_seconds, interleaved, run_child, write_result
 
 VARIANTS = ("float32", "dynamic_range", "full_integer")
 IMAGE, LABEL = "image", "label"
@@ -34,25 +33,15 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as work:
         run("prepare", work, arguments)
-        rounds = []
-        for index in range(arguments.rounds):
-            runs = [run(name, work, arguments) for name in ("ours", "stock", "stock", "ours")]
-            rounds.append(runs)
-            ratio, control = ratio_of(runs), control_of(runs)
-            print(f"round {index + 1}: CPU-s {[round(run['cpu_seconds'], 2) for run in runs]}", end=" ")
-            print(f"stock / ours {ratio:.2f}, control {control:.2f}", flush=True)
-    ratios, controls = [ratio_of(runs) for runs in rounds], [control_of(runs) for runs in rounds]
+        measured = interleaved(lambda step: run(step, work, arguments), arguments.rounds)
+    ours, stock, *_ = measured["runs"][0]
     result = {
         "rows": arguments.rows,
         "variants": VARIANTS,
-        "order": "ours stock stock ours",
-        "cpu_seconds": [[round(run["cpu_seconds"], 3) for run in runs] for runs in rounds],
-        "accuracy": {"ours": rounds[0][0]["accuracy"], "stock": rounds[0][1]["accuracy"]},
-        "ratio_stock_to_ours": round(statistics.median(ratios), 3),
-        "control_ours_to_ours": round(statistics.median(controls), 3),
+        "accuracy": {"ours": ours["accuracy"], "stock": stock["accuracy"]},
+        **measured["figures"],
     }
     write_result(__file__, result)
-    print(f"median: stock / ours {result['ratio_stock_to_ours']}, control {result['control_ours_to_ours']}")
 
 
 def run(step: str, work: str, arguments: argparse.Namespace) -> Any:

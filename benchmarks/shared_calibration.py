@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring import control_of, cpu_seconds, ratio_of, run_child, write_result
+from measuring import cpu_seconds, interleaved, run_child, write_result
 
 RECIPES = ("float32", "full_integer", "integer_only_int8", "int16x8")
 SIDE, CLASSES, SAMPLES = 96, 10, 100
@@ -38,26 +37,17 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as work:
         run("prepare", work, arguments)
-        rounds = []
-        for index in range(arguments.rounds):
-            runs = [run(name, work, arguments) for name in ("ours", "stock", "stock", "ours")]
-            rounds.append(runs)
-            print(f"round {index + 1}: CPU-s {[round(run['cpu_seconds'], 2) for run in runs]}", end=" ")
-            print(f"stock / ours {ratio_of(runs):.2f}, control {control_of(runs):.2f}", flush=True)
+        measured = interleaved(lambda step: run(step, work, arguments), arguments.rounds)
         comparison = run("compare", work, arguments)
     result = {
         "model": f"MobileNetV2(input_shape=({SIDE}, {SIDE}, 3), weights=None, classes={CLASSES}), seeded statistics",
         "recipes": RECIPES,
         "samples": SAMPLES,
-        "order": "ours stock stock ours",
-        "cpu_seconds": [[round(run["cpu_seconds"], 3) for run in runs] for runs in rounds],
-        "ratio_stock_to_ours": round(statistics.median(map(ratio_of, rounds)), 3),
-        "control_ours_to_ours": round(statistics.median(map(control_of, rounds)), 3),
+        **measured["figures"],
         "compared_examples": arguments.examples,
         "comparison": comparison,
     }
     write_result(__file__, result)
-    print(f"median: stock / ours {result['ratio_stock_to_ours']}, control {result['control_ours_to_ours']}")
     for name, found in comparison.items():
         print(f"{name}: outputs equal {found['outputs_equal']}, bytes equal {found['bytes_equal']}")
     if not all(found["outputs_equal"] for found in comparison.values()):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,31 @@ def run_child(script: str, step: str, **options: Any) -> Any:
     if done.returncode:
         raise SystemExit(f"{step} failed:\n{done.stderr[-4000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def interleaved(run: Callable[[str], dict[str, Any]], rounds: int) -> dict[str, Any]:
+    """Runs the steps `ours` and `stock` in rounds of A B B A and prints what comes.
+
+    Args:
+        run: Runs a step; its result has `cpu_seconds`.
+        rounds: How many.
+
+    Returns:
+        `runs`, the results by round, and under `figures` what a result file says of them.
+    """
+    runs = []
+    for index in range(rounds):
+        runs.append([run(step) for step in ("ours", "stock", "stock", "ours")])
+        print(f"round {index + 1}: CPU-s {[round(one['cpu_seconds'], 2) for one in runs[-1]]}", end=" ")
+        print(f"stock / ours {ratio_of(runs[-1]):.2f}, control {control_of(runs[-1]):.2f}", flush=True)
+    figures = {
+        "order": "ours stock stock ours",
+        "cpu_seconds": [[round(one["cpu_seconds"], 3) for one in some] for some in runs],
+        "ratio_stock_to_ours": round(statistics.median(map(ratio_of, runs)), 3),
+        "control_ours_to_ours": round(statistics.median(map(control_of, runs)), 3),
+    }
+    print(f"median: stock / ours {figures['ratio_stock_to_ours']}, control {figures['control_ours_to_ours']}")
+    return {"runs": runs, "figures": figures}
 
 
 def ratio_of(runs: list[dict[str, Any]]) -> float:
