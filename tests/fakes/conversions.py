@@ -1,4 +1,4 @@
-"""The converter child's work done in the test's own process: no start of TensorFlow per case."""
+"""Jobs for the converter, and the child's work done in the test's own process: no start of TensorFlow per case."""
 
 from __future__ import annotations
 
@@ -14,6 +14,41 @@ from tfx_mobile.tflite.runtime import SignatureRunner
 from tfx_mobile.tflite_converter import worker
 from tfx_mobile.tflite_converter.inspection import inspect
 from tfx_mobile.tflite_converter.job import MODEL_FILE, Job, Prepared
+
+
+def new_job(
+    root: Path,
+    saved_model: str | Path,
+    /,
+    *recipes: str | ConversionRecipe,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    **changes: Any,
+) -> Job:
+    """A job with a work directory of its own below `root`.
+
+    Args:
+        root: A folder of the test's.
+        saved_model: What to convert.
+        *recipes: Recipes, or names of built-in ones.
+        rows: What calibrates; None for no examples.
+        **changes: Fields of Job to set otherwise.
+    """
+    work_dir = root / f"work-{len(list(root.iterdir()))}"
+    work_dir.mkdir()
+    examples = root / f"{work_dir.name}-examples.gz"
+    if rows is not None:
+        models.write_records(examples, map(models.serialize, rows))
+    resolved = tuple(BUILTIN_RECIPES[r] if isinstance(r, str) else r for r in recipes)
+    fields = {
+        "saved_model": str(saved_model),
+        "signature_name": "serving_default",
+        "recipes": resolved,
+        "batch_size": 1,
+        "calibration": CalibrationSpec() if any(r.calibrates for r in resolved) else None,
+        "example_files": () if rows is None else (str(examples),),
+        "work_dir": str(work_dir),
+    }
+    return Job(**{**fields, **changes})
 
 
 class Made:
@@ -55,20 +90,9 @@ class InProcess:
         Raises:
             RuntimeError: The preparation failed; the message is `<error type>: <message>`.
         """
-        work_dir = self._root / f"work-{len(list(self._root.iterdir()))}"
-        work_dir.mkdir()
-        examples = work_dir / "examples.gz"
-        models.write_records(examples, map(models.serialize, rows))
-        resolved = tuple(BUILTIN_RECIPES[r] if isinstance(r, str) else r for r in recipes)
-        fields = {
-            "signature_name": "serving_default",
-            "batch_size": 1,
-            "calibration": CalibrationSpec() if any(r.calibrates for r in resolved) else None,
-            **changes,
-        }
-        size = fields["batch_size"]
-        fields["recipes"] = [r if r.batch_size else r.model_copy(update={"batch_size": size}) for r in resolved]
-        job = Job(saved_model=str(model), example_files=(str(examples),), work_dir=str(work_dir), **fields)
+        job = new_job(self._root, model, *recipes, rows=rows, **changes)
+        sized = [r if r.batch_size else r.model_copy(update={"batch_size": job.batch_size}) for r in job.recipes]
+        job = job.model_copy(update={"recipes": tuple(sized)})
         events: list[dict[str, Any]] = []
         worker.serve(job.model_dump(mode="json"), events.append)
         made: Made | None = None
@@ -83,7 +107,7 @@ class InProcess:
                 made.failures[event["recipe"]] = Failure.model_validate(event["failure"])
         for recipe in job.recipes:
             if recipe.name not in made.failures:
-                data = (work_dir / recipe.name / MODEL_FILE).read_bytes()
+                data = (Path(job.work_dir) / recipe.name / MODEL_FILE).read_bytes()
                 failure = inspect(recipe, inspect_model(data), made.prepared.source(recipe).signature)
                 if failure is None:
                     made.files[recipe.name] = data

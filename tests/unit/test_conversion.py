@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.fakes import models, outlier_mlp
+from tests.fakes import conversions, models, outlier_mlp
 from tfx_mobile import child_process
 from tfx_mobile.child_process import ChildDied
 from tfx_mobile.errors import CalibrationError, ConverterCrashedError
@@ -21,7 +21,6 @@ from tfx_mobile.tflite_converter.calibration import batches
 from tfx_mobile.tflite_converter.conversion import Conversion, _lanes, convert
 from tfx_mobile.tflite_converter.front_end import FrozenSignature, load_signature
 from tfx_mobile.tflite_converter.inspection import inspect
-from tfx_mobile.tflite_converter.job import Job
 
 
 @pytest.fixture
@@ -35,21 +34,7 @@ def run(tmp_path: Path) -> Callable[..., Conversion]:
         max_parallel: int = 1,
         **changes: Any,
     ) -> Conversion:
-        resolved = tuple(BUILTIN_RECIPES[r] if isinstance(r, str) else r for r in recipes)
-        examples = tmp_path / "examples.gz"
-        models.write_records(examples, map(models.serialize, models.rows(30)))
-        work_dir = tmp_path / f"work-{len(list(tmp_path.iterdir()))}"
-        work_dir.mkdir()
-        job = Job(
-            saved_model=str(model / "Format-Serving"),
-            signature_name="serving_default",
-            recipes=resolved,
-            batch_size=1,
-            calibration=CalibrationSpec() if any(r.calibrates for r in resolved) else None,
-            example_files=(str(examples),),
-            work_dir=str(work_dir),
-        )
-        job = job.model_copy(update=changes)
+        job = conversions.new_job(tmp_path, model / "Format-Serving", *recipes, rows=models.rows(30), **changes)
         return convert(job, deadline_seconds=deadline_seconds, max_parallel=max_parallel)
 
     return run

@@ -11,31 +11,19 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
-from tests.fakes import models
+from tests.fakes import conversions, models
 from tfx_mobile.errors import ModelFileError
 from tfx_mobile.recipes import BUILTIN_RECIPES
 from tfx_mobile.tflite.flatbuffer import inspect_model
 from tfx_mobile.tflite.runtime import SignatureRunner
 from tfx_mobile.tflite_converter import failures, int4, quantize
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
-from tfx_mobile.tflite_converter.job import Job
 
 IMAGES = models.images(models.rows(60, seed=5))
 
 
 def _convert(tmp_path: Path, model: Path, *recipes: str) -> Conversion:
-    work_dir = tmp_path / f"work-{len(list(tmp_path.iterdir()))}"
-    work_dir.mkdir()
-    job = Job(
-        saved_model=str(model / "Format-Serving"),
-        signature_name="serving_default",
-        recipes=tuple(BUILTIN_RECIPES[name] for name in recipes),
-        batch_size=1,
-        calibration=None,
-        example_files=(),
-        work_dir=str(work_dir),
-    )
-    return convert(job, deadline_seconds=120)
+    return convert(conversions.new_job(tmp_path, model / "Format-Serving", *recipes), deadline_seconds=120)
 
 
 def _float_file(tmp_path: Path, function: Callable[[Any], Any], width: int) -> bytes:

@@ -12,15 +12,14 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
-from tests.fakes import models, qat_models
+from tests.fakes import conversions, models, qat_models
 from tfx_mobile.errors import ConversionError, RecipeError, SignatureError
-from tfx_mobile.recipes import BUILTIN_RECIPES, CalibrationSpec, ConversionRecipe
+from tfx_mobile.recipes import BUILTIN_RECIPES, ConversionRecipe
 from tfx_mobile.records import ModelFileRecord, OpRecord, SignatureRecord, TensorRecord, Variant
 from tfx_mobile.tflite.runtime import SignatureRunner
 from tfx_mobile.tflite_converter import trained_ranges
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
 from tfx_mobile.tflite_converter.inspection import inspect
-from tfx_mobile.tflite_converter.job import Job
 
 IMAGES = models.images(models.rows(60, seed=5))
 QAT = ("qat_full_integer", "qat_integer_only_int8")
@@ -44,22 +43,9 @@ def run(tmp_path: Path) -> Callable[..., Conversion]:
     """Converts `Format-Serving` of a folder by recipe names, without examples unless `calibrate` is set."""
 
     def run(model: Path, *recipes: str | ConversionRecipe, calibrate: bool = False, **changes: Any) -> Conversion:
-        resolved = tuple(BUILTIN_RECIPES[r] if isinstance(r, str) else r for r in recipes)
-        examples = tmp_path / "examples.gz"
-        if calibrate:
-            models.write_records(examples, map(models.serialize, models.rows(30)))
-        work_dir = tmp_path / f"work-{len(list(tmp_path.iterdir()))}"
-        work_dir.mkdir()
-        job = Job(
-            saved_model=str(model / "Format-Serving"),
-            signature_name="serving_default",
-            recipes=resolved,
-            batch_size=1,
-            calibration=CalibrationSpec() if any(r.calibrates for r in resolved) else None,
-            example_files=(str(examples),) if calibrate else (),
-            work_dir=str(work_dir),
-        )
-        return convert(job.model_copy(update=changes), deadline_seconds=120)
+        rows = models.rows(30) if calibrate else None
+        job = conversions.new_job(tmp_path, model / "Format-Serving", *recipes, rows=rows, **changes)
+        return convert(job, deadline_seconds=120)
 
     return run
 

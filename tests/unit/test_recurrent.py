@@ -12,11 +12,10 @@ import pytest
 import tensorflow as tf
 
 from tests.fakes import models
-from tests.fakes.conversions import InProcess
+from tests.fakes.conversions import InProcess, new_job
 from tfx_mobile.child_process import ChildDied
-from tfx_mobile.recipes import BUILTIN_RECIPES, CalibrationSpec, ConversionRecipe
+from tfx_mobile.recipes import BUILTIN_RECIPES, ConversionRecipe
 from tfx_mobile.tflite_converter import conversion, failures
-from tfx_mobile.tflite_converter.job import Job
 
 STEPS, FEATURES, UNITS = 6, 3, 4
 SEQUENCES: npt.NDArray[np.float32] = np.random.default_rng(0).normal(size=(12, STEPS, FEATURES)).astype(np.float32)
@@ -303,18 +302,7 @@ def test_a_whole_conversion_of_a_model_with_open_sizes_and_of_one_with_loops(tmp
     ):
         if not model.exists():
             _recurrent("LSTM", model)
-        work_dir = tmp_path / f"work-{recipe}"
-        work_dir.mkdir()
-        models.write_records(work_dir / "examples.gz", map(models.serialize, rows))
-        job = Job(
-            saved_model=str(model),
-            signature_name="serving_default",
-            recipes=(BUILTIN_RECIPES[recipe],),
-            batch_size=1,
-            calibration=CalibrationSpec() if rows else None,
-            example_files=(str(work_dir / "examples.gz"),),
-            work_dir=str(work_dir),
-        )
+        job = new_job(tmp_path, model, recipe, rows=rows)
         (variant,) = conversion.convert(job, deadline_seconds=120).variants
         if failed is None:
             assert variant.failure is None

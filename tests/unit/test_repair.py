@@ -13,14 +13,13 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from tests.fakes import models, outlier_mlp
+from tests.fakes import conversions, models, outlier_mlp
 from tfx_mobile.errors import CalibrationError
 from tfx_mobile.recipes import BUILTIN_RECIPES, CalibrationSpec, ConversionRecipe, RepairSpec
 from tfx_mobile.records import RepairRecord
 from tfx_mobile.tflite.runtime import SignatureRunner
 from tfx_mobile.tflite_converter import repair
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
-from tfx_mobile.tflite_converter.job import Job
 from tfx_mobile.tflite_converter.recipe_runner import RecipeRunner
 
 Run = Callable[..., Conversion]
@@ -39,18 +38,8 @@ def run(outlier: Path, tmp_path: Path) -> Run:
     """Converts the outlier network; 200 of its 1200 training examples calibrate."""
 
     def run(*recipes: str | ConversionRecipe, **changes: Any) -> Conversion:
-        work_dir = tmp_path / f"work-{len(list(tmp_path.iterdir()))}"
-        work_dir.mkdir()
-        job = Job(
-            saved_model=str(outlier / "model"),
-            signature_name="serving_default",
-            recipes=tuple(BUILTIN_RECIPES[r] if isinstance(r, str) else r for r in recipes),
-            batch_size=1,
-            calibration=CalibrationSpec(),
-            example_files=(str(outlier / "train.gz"),),
-            work_dir=str(work_dir),
-        )
-        return convert(job.model_copy(update=changes), deadline_seconds=120)
+        fields = {"calibration": CalibrationSpec(), "example_files": (str(outlier / "train.gz"),), **changes}
+        return convert(conversions.new_job(tmp_path, outlier / "model", *recipes, **fields), deadline_seconds=120)
 
     return run
 

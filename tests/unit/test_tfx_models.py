@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.fakes import models, tfx_models
-from tfx_mobile.recipes import BUILTIN_RECIPES, CalibrationSpec
+from tests.fakes import conversions, models, tfx_models
 from tfx_mobile.tflite.runtime import SignatureRunner
 from tfx_mobile.tflite_converter import front_end
 from tfx_mobile.tflite_converter.conversion import Conversion, convert
-from tfx_mobile.tflite_converter.job import Job
 
 
 def _saved(tmp_path_factory: pytest.TempPathFactory, name: str, save: Callable[[Path, Path], None]) -> Path:
@@ -28,20 +26,8 @@ def _saved(tmp_path_factory: pytest.TempPathFactory, name: str, save: Callable[[
 def _convert(
     tmp_path: Path, saved_model: Path, rows: Sequence[tfx_models.Inputs], *recipes: str, **changes: Any
 ) -> Conversion:
-    examples, work_dir = tmp_path / "examples.gz", tmp_path / f"work-{len(list(tmp_path.iterdir()))}"
-    models.write_records(examples, map(models.serialize, rows))
-    work_dir.mkdir()
-    resolved = tuple(BUILTIN_RECIPES[name] for name in recipes)
-    job = Job(
-        saved_model=str(saved_model),
-        signature_name="serving_default",
-        recipes=resolved,
-        batch_size=1,
-        calibration=CalibrationSpec() if any(recipe.calibrates for recipe in resolved) else None,
-        example_files=(str(examples),),
-        work_dir=str(work_dir),
-    )
-    return convert(job.model_copy(update=changes), deadline_seconds=120)
+    job = conversions.new_job(tmp_path, saved_model, *recipes, rows=rows, **changes)
+    return convert(job, deadline_seconds=120)
 
 
 def _scores(saved_model: Path, rows: Sequence[tfx_models.Inputs], label: str) -> tuple[dict[str, Any], Any]:
