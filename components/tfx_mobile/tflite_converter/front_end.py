@@ -230,7 +230,14 @@ class FrozenSignature:
             }
             graph_def = trained_ranges.remove(self._graph_def) if form == "float" else self._graph_def
             outputs = dict(zip(self._outputs, self._import(graph_def, inputs, resources), strict=True))
-        graph_def = graphs.fold_constants(graph, inputs, outputs, resources.values())
+        held: dict[str, Any] = {}
+
+        def edit(graph_def: Any) -> None:
+            loops.fix_shapes(graph_def)
+            held.update(trained_ranges.hold(graph_def))
+
+        graph_def = graphs.fold_constants(graph, inputs, outputs, resources.values(), edit)
+        graph_def = trained_ranges.release(graph_def, held)
         if form == "trained_inputs":
             floats = {name: tensor.op.name for name, tensor in inputs.items() if tensor.dtype == tf.float32}
             graph_def = trained_ranges.extend_to_inputs(graph_def, floats)

@@ -13,8 +13,6 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.grappler import tf_optimizer
 
-from tfx_mobile.tflite_converter import loops, trained_ranges
-
 _PASS_THROUGH = ("Identity", "Snapshot", "StopGradient", "PreventGradient")
 
 
@@ -104,7 +102,13 @@ def replace(graph_def: Any, node: Any, tensors: Sequence[Any], build: Callable[.
     node.input.append(outer.get(result.op.name) or f"{node.name}/{result.op.name}")
 
 
-def fold_constants(graph: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any], kept: Iterable[Any] = ()) -> Any:
+def fold_constants(
+    graph: Any,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    kept: Iterable[Any] = (),
+    edit: Callable[[Any], None] = lambda _: None,
+) -> Any:
     """Grappler's constant folding, for a graph whose batch size is known.
 
     What Transform adds for degenerate data (a standard deviation of zero) is constant then and goes away; left in, it
@@ -116,6 +120,7 @@ def fold_constants(graph: Any, inputs: Mapping[str, Any], outputs: Mapping[str, 
         inputs: Its inputs by name.
         outputs: Its outputs by name.
         kept: Further tensors that must stay.
+        edit: Called with the graph before it is folded; may change it in place.
     """
     config = tf.compat.v1.ConfigProto()
     config.graph_options.rewrite_options.optimizers.append("constfold")
@@ -125,15 +130,14 @@ def fold_constants(graph: Any, inputs: Mapping[str, Any], outputs: Mapping[str, 
     for op in graph.get_operations():
         if op.type == "ZerosLike" and op.outputs[0].shape.is_fully_defined():
             _make_zeros(nodes[op.name], op.outputs[0])
-    loops.fix_shapes(meta_graph.graph_def)
+    edit(meta_graph.graph_def)
     for key, tensors in (("inputs", inputs), ("outputs", outputs)):
         for tensor in tensors.values():
             meta_graph.collection_def[key].node_list.value.append(tensor.name)
     # "train_op" is where Grappler looks for the nodes that must be kept.
     names = [tensor.op.name for tensor in (*inputs.values(), *outputs.values(), *kept)]
     meta_graph.collection_def["train_op"].node_list.value.extend(names)
-    held = trained_ranges.hold(meta_graph.graph_def)
-    return trained_ranges.release(tf_optimizer.OptimizeGraph(config, meta_graph), held)
+    return tf_optimizer.OptimizeGraph(config, meta_graph)
 
 
 def _make_zeros(node: Any, tensor: Any) -> None:

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfx_mobile.tflite_converter import graphs
+
 #: What becomes of trained ranges: removed; kept as they are; kept, and extended to inputs behind preprocessing.
 Form = Literal["float", "trained", "trained_inputs"]
 
@@ -192,7 +194,7 @@ def _before(
         if fixed is None or _node(node.input[0]) != source:
             raise _BlockedError(f"{node.name} ({node.op})")
         return float(np.min(fixed[0])), float(np.max(fixed[1]))
-    sources = [_node(text) for text in node.input if not text.startswith("^")]
+    sources = _sources(node)
     if (node.op in _SAME_VALUES and sources[0] == source) or node.op in _JOINS:
         return _range_of(node.name, nodes, readers, found)
     if node.op in _SELECTS and sources[0] != source and _value(sources[0], nodes) is not None:
@@ -214,14 +216,14 @@ def _live_readers(graph_def: Any, nodes: dict[str, Any]) -> dict[str, list[Any]]
     Transform guards its scalings against constant data with such choices.
     """
     readers: dict[str, list[Any]] = {}
-    read = {_node(text) for node in graph_def.node for text in node.input if not text.startswith("^")}
+    read = {source for node in graph_def.node for source in _sources(node)}
     waiting, seen = [node for node in graph_def.node if node.name not in read], set()
     while waiting:
         node = waiting.pop()
         if node.name in seen:
             continue
         seen.add(node.name)
-        sources = [_node(text) for text in node.input if not text.startswith("^")]
+        sources = _sources(node)
         if node.op in _SELECTS:
             condition = _value(sources[0], nodes)
             if condition is not None and condition.size and condition.min() == condition.max():
@@ -273,12 +275,17 @@ def _constant(text: str, nodes: dict[str, Any]) -> bool:
         node = nodes.get(name)
         if node is None or node.op.startswith("Placeholder"):
             return False
-        waiting += [_node(source) for source in node.input if not source.startswith("^")]
+        waiting += _sources(node)
     return True
 
 
 def _by_name(graph_def: Any) -> dict[str, Any]:
     return {node.name: node for node in graph_def.node}
+
+
+def _sources(node: Any) -> list[str]:
+    """Names of the nodes that a node reads."""
+    return [name for name, _ in graphs.data_inputs(node)]
 
 
 def _node(text: str) -> str:
