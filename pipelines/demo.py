@@ -192,7 +192,7 @@ def _act_as_device(console: Console, output: Path) -> None:
 
     from pipelines.digits import data, pipeline
     from tfx_mobile import FilesystemDestination
-    from tfx_mobile.mobile_pusher import releases
+    from tfx_mobile.release_store import releases
     from tfx_mobile.tflite.runtime import SignatureRunner
 
     destination = FilesystemDestination(base_directory=str(pipeline.release_store(output.resolve())))

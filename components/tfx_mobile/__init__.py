@@ -20,7 +20,7 @@ _HOME = {
     "MetadataSpec": "tfx_mobile.recipes",
     "RepairSpec": "tfx_mobile.recipes",
     "Budget": "tfx_mobile.records",
-    "FilesystemDestination": "tfx_mobile.mobile_pusher.destinations",
+    "FilesystemDestination": "tfx_mobile.release_store.destinations",
     "TFLiteVariants": "tfx_mobile.artifacts",
     "TFLiteModel": "tfx_mobile.artifacts",
     "TFLiteBlessing": "tfx_mobile.artifacts",
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
     from tfx_mobile.errors import TFXMobileError
     from tfx_mobile.mobile_pusher.component import MobilePusher
-    from tfx_mobile.mobile_pusher.destinations import FilesystemDestination
     from tfx_mobile.quantization_evaluator.component import QuantizationEvaluator
     from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, MetadataSpec, RepairSpec
     from tfx_mobile.records import Budget
+    from tfx_mobile.release_store.destinations import FilesystemDestination
     from tfx_mobile.tflite_converter.component import TFLiteConverter
 
 

@@ -18,10 +18,10 @@ from tests.component import pusher_artifacts as given
 from tests.fakes.releases import model_bytes, tree
 from tfx_mobile import FilesystemDestination, MobilePusher, TFLiteBlessing, TFLiteModel
 from tfx_mobile.errors import DestinationUnavailableError, ModelFileError, NotBlessedError, PushError, TFXMobileError
-from tfx_mobile.mobile_pusher.destinations import destinations_to_json
 from tfx_mobile.mobile_pusher.executor import Executor
-from tfx_mobile.mobile_pusher.releases import resolve
 from tfx_mobile.records import EvaluationRecord, PushReceipt, ReleaseManifest
+from tfx_mobile.release_store.destinations import destinations_to_json
+from tfx_mobile.release_store.releases import resolve
 
 DATA = model_bytes()
 SHA256 = hashlib.sha256(DATA).hexdigest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-from tfx_mobile.mobile_pusher.releases import CHANNEL_TYPE, blob_path
 from tfx_mobile.recipes import BUILTIN_RECIPES
 from tfx_mobile.records import (
     ChannelStatement,
@@ -18,6 +17,7 @@ from tfx_mobile.records import (
     TensorRecord,
     sha256_of,
 )
+from tfx_mobile.release_store.releases import CHANNEL_TYPE, blob_path
 
 MODEL = "digits"
 CHANNEL = "production"

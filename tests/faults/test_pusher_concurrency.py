@@ -13,10 +13,10 @@ import pytest
 
 from tests.fakes.releases import CHANNEL, MODEL, manifest_of, model_bytes, read_statement, tree
 from tfx_mobile.errors import DestinationUnavailableError
-from tfx_mobile.mobile_pusher import filesystem_store
-from tfx_mobile.mobile_pusher.filesystem_store import FilesystemStore
-from tfx_mobile.mobile_pusher.releases import publish, release_id_of, resolve
 from tfx_mobile.records import PushReceipt
+from tfx_mobile.release_store import filesystem_store
+from tfx_mobile.release_store.filesystem_store import FilesystemStore
+from tfx_mobile.release_store.releases import publish, release_id_of, resolve
 
 PUSHERS = 8
 ROUNDS = 5

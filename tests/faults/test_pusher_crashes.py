@@ -10,11 +10,11 @@ import pytest
 from tests.fakes.releases import CHANNEL, MODEL, manifest_of, model_bytes, read_statement, tree
 from tests.faults.crashing import kill_at_every_line
 from tfx_mobile.errors import DestinationUnavailableError
-from tfx_mobile.mobile_pusher import filesystem_store, releases
-from tfx_mobile.mobile_pusher.destinations import FilesystemDestination, destinations_to_json
-from tfx_mobile.mobile_pusher.filesystem_store import FilesystemStore
-from tfx_mobile.mobile_pusher.releases import MANIFEST_TYPE, publish, release_id_of, resolve
 from tfx_mobile.records import Envelope, ReleaseManifest
+from tfx_mobile.release_store import filesystem_store, releases
+from tfx_mobile.release_store.destinations import FilesystemDestination, destinations_to_json
+from tfx_mobile.release_store.filesystem_store import FilesystemStore
+from tfx_mobile.release_store.releases import MANIFEST_TYPE, publish, release_id_of, resolve
 
 OLD, NEW = model_bytes(1), model_bytes(2)
 

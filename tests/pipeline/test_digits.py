@@ -16,8 +16,8 @@ from pipelines.digits import data, pipeline
 from pipelines.lineage import NodeRun, latest_run
 from tfx_mobile import FilesystemDestination
 from tfx_mobile.artifacts import BLESSING_FILE, RECORD_FILE, REPORT_FILE
-from tfx_mobile.mobile_pusher import releases
 from tfx_mobile.records import EvaluationRecord, VariantManifest
+from tfx_mobile.release_store import releases
 from tfx_mobile.tflite.runtime import SignatureRunner
 
 pytestmark = [

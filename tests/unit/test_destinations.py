@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tfx_mobile import FilesystemDestination
-from tfx_mobile.mobile_pusher.destinations import destinations_to_json, parse_destinations
+from tfx_mobile.release_store.destinations import destinations_to_json, parse_destinations
 
 FOLDER = FilesystemDestination(base_directory="/srv/releases")
 
@@ -81,7 +81,7 @@ def test_a_store_is_opened_without_touching_the_folder(tmp_path: Path) -> None:
 
 def test_importing_a_destination_imports_neither_tfx_nor_tensorflow() -> None:
     program = (
-        "import json, sys; from tfx_mobile import FilesystemDestination; import tfx_mobile.mobile_pusher.releases; "
+        "import json, sys; from tfx_mobile import FilesystemDestination; import tfx_mobile.release_store.releases; "
         "print(json.dumps([name for name in ('tfx', 'tensorflow', 'apache_beam') if name in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -26,10 +26,10 @@ from tests.fakes.releases import (
     tree,
 )
 from tfx_mobile.errors import ConflictError, DestinationUnavailableError, ModelFileError
-from tfx_mobile.mobile_pusher import filesystem_store, releases
-from tfx_mobile.mobile_pusher.filesystem_store import FilesystemStore
-from tfx_mobile.mobile_pusher.releases import plan, publish, release_id_of, resolve
 from tfx_mobile.records import EvaluationSummary, PushReceipt, ReleaseManifest
+from tfx_mobile.release_store import filesystem_store, releases
+from tfx_mobile.release_store.filesystem_store import FilesystemStore
+from tfx_mobile.release_store.releases import plan, publish, release_id_of, resolve
 
 FIRST, SECOND = model_bytes(1), model_bytes(2)
 

@@ -1,5 +1,1 @@
-"""Publishing exactly the bytes that were blessed.
-
-`destinations` says where to, as data. `releases` is the protocol, `filesystem_store` the first place it works on.
-`executor` and `component` are the TFX side.
-"""
+"""Publishing exactly the bytes that were blessed: `component` and `executor`. What they write is in `release_store`."""

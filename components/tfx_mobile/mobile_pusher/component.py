@@ -14,9 +14,9 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 
 from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel
 from tfx_mobile.mobile_pusher import executor
-from tfx_mobile.mobile_pusher.destinations import Destination, destinations_to_json, parse_destinations
-from tfx_mobile.mobile_pusher.releases import check_channel, check_model_name
 from tfx_mobile.records import ReleaseManifest
+from tfx_mobile.release_store.destinations import Destination, destinations_to_json, parse_destinations
+from tfx_mobile.release_store.releases import check_channel, check_model_name
 
 
 class MobilePusherSpec(ComponentSpec):

@@ -14,8 +14,6 @@ from tfx.types.artifact import Artifact
 
 from tfx_mobile import artifact_io, artifacts
 from tfx_mobile.errors import ModelFileError, NotBlessedError, PushError, TFXMobileError
-from tfx_mobile.mobile_pusher.destinations import Destination, parse_destinations
-from tfx_mobile.mobile_pusher.releases import blob_path, check_channel, check_model_name, plan, publish
 from tfx_mobile.records import (
     BlessedModelRecord,
     EvaluationRecord,
@@ -28,6 +26,8 @@ from tfx_mobile.records import (
     canonical_json,
     sha256_of,
 )
+from tfx_mobile.release_store.destinations import Destination, parse_destinations
+from tfx_mobile.release_store.releases import blob_path, check_channel, check_model_name, plan, publish
 
 MODEL_KEY = "model"
 BLESSING_KEY = "blessing"

@@ -17,8 +17,8 @@ from pathlib import Path
 import tenacity
 
 from tfx_mobile.errors import DestinationUnavailableError
-from tfx_mobile.mobile_pusher.releases import StoredObject, immutable_conflict
 from tfx_mobile.records import sha256_of
+from tfx_mobile.release_store.releases import StoredObject, immutable_conflict
 
 LOCK_FILE = ".lock"
 TEMPORARY_PREFIX = ".tmp-"

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from tfx_mobile.mobile_pusher.filesystem_store import FilesystemStore
 from tfx_mobile.records import canonical_json
+from tfx_mobile.release_store.filesystem_store import FilesystemStore
 
 
 class FilesystemDestination(BaseModel):
