@@ -20,6 +20,10 @@ _HOME = {
     "MetadataSpec": "tfx_mobile.recipes",
     "RepairSpec": "tfx_mobile.recipes",
     "Budget": "tfx_mobile.records",
+    "Confidence": "tfx_mobile.records",
+    "DeviceLatency": "tfx_mobile.records",
+    "LatencySpec": "tfx_mobile.records",
+    "ProductionModel": "tfx_mobile.quantization_evaluator.production",
     "FilesystemDestination": "tfx_mobile.release_store.destinations",
     "TFLiteVariants": "tfx_mobile.artifacts",
     "TFLiteModel": "tfx_mobile.artifacts",
@@ -30,10 +34,14 @@ _HOME = {
 __all__ = [
     "Budget",
     "CalibrationSpec",
+    "Confidence",
     "ConversionRecipe",
+    "DeviceLatency",
     "FilesystemDestination",
+    "LatencySpec",
     "MetadataSpec",
     "MobilePusher",
+    "ProductionModel",
     "QuantizationEvaluator",
     "RepairSpec",
     "TFLiteBlessing",
@@ -49,8 +57,9 @@ if TYPE_CHECKING:
     from tfx_mobile.errors import TFXMobileError
     from tfx_mobile.mobile_pusher.component import MobilePusher
     from tfx_mobile.quantization_evaluator.component import QuantizationEvaluator
+    from tfx_mobile.quantization_evaluator.production import ProductionModel
     from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, MetadataSpec, RepairSpec
-    from tfx_mobile.records import Budget
+    from tfx_mobile.records import Budget, Confidence, DeviceLatency, LatencySpec
     from tfx_mobile.release_store.destinations import FilesystemDestination
     from tfx_mobile.tflite_converter.component import TFLiteConverter
 

@@ -54,7 +54,7 @@ def judgement_of(data: bytes, blessed: bool = True) -> EvaluationRecord:
         verdicts=(
             Verdict(variant=WINNER, sha256=sha256_of(data), passed=blessed, reasons=() if blessed else (reason,)),
         ),
-        objective="size",
+        objective={"size": 1.0},
         budget=Budget(),
         winner=WINNER if blessed else None,
         versions={"tfx-mobile": "0.1.0"},

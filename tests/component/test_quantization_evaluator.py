@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.fakes import evaluations, models
-from tfx_mobile import Budget, QuantizationEvaluator, artifacts
+from tfx_mobile import Budget, Confidence, QuantizationEvaluator, artifacts
 from tfx_mobile.artifact_io import saved_model_sha256
 from tfx_mobile.errors import EvalConfigError, EvaluationError, TFXMobileError
 from tfx_mobile.quantization_evaluator.eval_config import to_json
@@ -469,8 +469,10 @@ class TestConstruction:
         properties = component.spec.exec_properties
         assert json.loads(properties["eval_config"])["model_specs"] == [{"label_key": "label"}]
         assert json.loads(properties["example_splits"]) == ["eval"]
-        assert json.loads(properties["budget"]) == {"max_size_bytes": 10}
-        assert properties["objective"] == "size"
+        assert Budget.model_validate_json(properties["budget"]) == Budget(max_size_bytes=10)
+        assert json.loads(properties["objective"]) == {"size": 1.0}
+        assert Confidence.model_validate_json(properties["confidence"]) == Confidence()
+        assert (properties["latency"], properties["production"]) == ("null", "null")
         assert "tensorflow-model-analysis" in properties["fingerprint"]
         assert {key: channel.type for key, channel in component.outputs.items()} == {
             "evaluation": standard_artifacts.ModelEvaluation,
@@ -496,7 +498,7 @@ class TestConstruction:
     def test_parameters_may_be_runtime_parameters(self):
         from tfx.orchestration.data_types import RuntimeParameter
 
-        names = ("eval_config", "example_splits", "budget", "objective")
+        names = ("eval_config", "example_splits", "budget", "objective", "confidence", "latency", "production")
         parameters = {name: RuntimeParameter(name=name, ptype=str) for name in names}
         component = QuantizationEvaluator(**self.channels(), **parameters)
         assert {name: component.spec.exec_properties[name] for name in names} == parameters
@@ -504,7 +506,14 @@ class TestConstruction:
     @pytest.mark.parametrize(
         ("parameters", "message"),
         [
-            ({"objective": "latency"}, "objective='latency' is unknown"),
+            ({"objective": "speed"}, "objective='speed' is unknown"),
+            ({"objective": {"size": 0}}, "weights are positive"),
+            ({"objective": {}}, "objective={} is not valid"),
+            ({"confidence": {"level": 1}}, "confidence=.*level"),
+            ({"latency": {"rounds": 2}}, "latency=.*rounds"),
+            ({"production": {"destination": {"base_directory": "/x"}, "model_name": "1"}}, "model_name='1' is not val"),
+            ({"production": {"model_name": "digits"}}, "production=.*destination"),
+            ({"budget": {"max_min_runtime": "new"}}, "budget=.*max_min_runtime"),
             ({"budget": {"max_size": 1}}, "budget=.*max_size_bytes"),
             ({"budget": {"max_size_bytes": 0}}, "budget=.*max_size_bytes"),
             ({"example_splits": [1]}, "example_splits"),

@@ -12,10 +12,14 @@ import tfx_mobile
 PUBLIC = [
     "Budget",
     "CalibrationSpec",
+    "Confidence",
     "ConversionRecipe",
+    "DeviceLatency",
     "FilesystemDestination",
+    "LatencySpec",
     "MetadataSpec",
     "MobilePusher",
+    "ProductionModel",
     "QuantizationEvaluator",
     "RepairSpec",
     "TFLiteBlessing",
@@ -52,7 +56,9 @@ def test_the_version_is_the_distributions():
     assert importlib.metadata.version("tfx-mobile") == tfx_mobile.__version__
 
 
-@pytest.mark.parametrize("name", ["ConversionRecipe", "CalibrationSpec", "Budget", "FilesystemDestination"])
+@pytest.mark.parametrize(
+    "name", ["ConversionRecipe", "CalibrationSpec", "Budget", "LatencySpec", "FilesystemDestination", "ProductionModel"]
+)
 def test_plain_data_imports_neither_tfx_nor_tensorflow(name):
     heavy = "('tfx', 'tensorflow', 'apache_beam', 'tensorflow_model_analysis', 'keras')"
     code = f"import sys; from tfx_mobile import {name}; print([m for m in {heavy} if m in sys.modules])"

@@ -282,7 +282,7 @@ def record(winner: str | None = "integer_only_int8", trained: str | None = None)
         splits=("eval",),
         models=models_metrics,
         verdicts=tuple(verdicts),
-        objective="size",
+        objective={"size": 1.0},
         budget=Budget(max_size_bytes=200_000),
         winner=winner,
         versions={"tfx-mobile": "0.1.0", "tensorflow-model-analysis": "0.47.1"},

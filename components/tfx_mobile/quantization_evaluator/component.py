@@ -14,8 +14,9 @@ from tfx.types.standard_artifacts import Examples, Model, ModelEvaluation, Schem
 
 from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
-from tfx_mobile.quantization_evaluator import executor
-from tfx_mobile.records import Budget, canonical_json
+from tfx_mobile.quantization_evaluator import executor, parameters
+from tfx_mobile.quantization_evaluator.production import ProductionModel
+from tfx_mobile.records import Budget, Confidence, LatencySpec, canonical_json
 
 
 class QuantizationEvaluatorSpec(ComponentSpec):
@@ -38,6 +39,9 @@ class QuantizationEvaluatorSpec(ComponentSpec):
         executor.EXAMPLE_SPLITS_KEY: ExecutionParameter(type=str),
         executor.BUDGET_KEY: ExecutionParameter(type=str),
         executor.OBJECTIVE_KEY: ExecutionParameter(type=str),
+        executor.CONFIDENCE_KEY: ExecutionParameter(type=str),
+        executor.LATENCY_KEY: ExecutionParameter(type=str),
+        executor.PRODUCTION_KEY: ExecutionParameter(type=str),
         executor.FINGERPRINT_KEY: ExecutionParameter(type=str),
     }
 
@@ -59,13 +63,17 @@ class QuantizationEvaluator(BaseBeamComponent):
             slice; use `per_slice_thresholds` to gate slices differently.
         example_splits: Splits to evaluate; None for `eval`.
         budget: Hard limits a variant must keep, such as `Budget(max_size_bytes=...)`.
-        objective: How the winner is chosen among the variants that pass; `size` takes the smallest.
+        objective: How the winner is chosen among the variants that pass: `size` takes the smallest, `latency` the
+            fastest, `quality` the one that loses least; or weights of these, such as `{"size": 0.5, "quality": 0.5}`.
+        confidence: How sure the gate must be about a change before it counts; None for `Confidence()`.
+        latency: How latency is measured; None to measure it only if `budget` or `objective` asks for it.
+        production: Where to find the model that phones run today, as a second baseline; None for none.
         transform_graph: Channel of TransformGraph, for a signature on transformed features with raw `examples`: models
             are fed its outputs, while labels and slices stay features of the examples.
         schema: Channel of the raw examples' Schema; read only if the transform graph has no metadata of its own.
 
-    `eval_config`, `example_splits`, `budget` (JSON) and `objective` may be RuntimeParameters of ptype `str`; their
-    values are then checked when the component runs.
+    All parameters may be RuntimeParameters of ptype `str`, with JSON in them; their values are then checked when the
+    component runs.
 
     Component `outputs` contains `evaluation` (ModelEvaluation: TFMA's result files, `record.json` and `report.html`),
     `blessing` (TFLiteBlessing) and `blessed_model` (TFLiteModel).
@@ -85,18 +93,29 @@ class QuantizationEvaluator(BaseBeamComponent):
         eval_config: Any,
         example_splits: Sequence[str] | RuntimeParameter | None = None,
         budget: Budget | Mapping[str, Any] | RuntimeParameter | None = None,
-        objective: str | RuntimeParameter = "size",
+        objective: str | Mapping[str, float] | RuntimeParameter = "size",
+        confidence: Confidence | Mapping[str, Any] | RuntimeParameter | None = None,
+        latency: LatencySpec | Mapping[str, Any] | RuntimeParameter | None = None,
+        production: ProductionModel | Mapping[str, Any] | RuntimeParameter | None = None,
         transform_graph: BaseChannel | None = None,
         schema: BaseChannel | None = None,
     ) -> None:
         if not isinstance(eval_config, RuntimeParameter):
             eval_config = eval_configs.to_json(eval_config)
         if not isinstance(example_splits, RuntimeParameter):
-            example_splits = canonical_json(executor.parse_splits(example_splits)).decode()
+            example_splits = canonical_json(parameters.parse_splits(example_splits)).decode()
         if not isinstance(budget, RuntimeParameter):
-            budget = executor.parse_budget(budget).to_json().decode()
+            budget = parameters.parse_budget(budget).to_json().decode()
         if not isinstance(objective, RuntimeParameter):
-            objective = executor.parse_objective(objective)
+            objective = canonical_json(parameters.parse_objective(objective)).decode()
+        if not isinstance(confidence, RuntimeParameter):
+            confidence = parameters.parse_confidence(confidence).to_json().decode()
+        if not isinstance(latency, RuntimeParameter):
+            spec = parameters.parse_latency(latency)
+            latency = spec.to_json().decode() if spec else "null"
+        if not isinstance(production, RuntimeParameter):
+            model_in_production = parameters.parse_production(production)
+            production = model_in_production.model_dump_json() if model_in_production else "null"
         super().__init__(
             spec=QuantizationEvaluatorSpec(
                 examples=examples,
@@ -108,6 +127,9 @@ class QuantizationEvaluator(BaseBeamComponent):
                 example_splits=example_splits,
                 budget=budget,
                 objective=objective,
+                confidence=confidence,
+                latency=latency,
+                production=production,
                 # TFX's cache key does not see code: what decides the verdicts must be among the parameters.
                 fingerprint=canonical_json({"versions": executor.versions()}).decode(),
                 evaluation=Channel(type=ModelEvaluation),

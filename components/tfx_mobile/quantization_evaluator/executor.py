@@ -7,10 +7,9 @@ import posixpath
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from absl import logging
-from pydantic import ValidationError
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
@@ -18,15 +17,13 @@ from tfx.types.artifact import Artifact
 from tfx.utils import io_utils
 
 from tfx_mobile import artifact_io, artifacts, keras_file
-from tfx_mobile.errors import ConversionError, EvalConfigError, EvaluationError
+from tfx_mobile.errors import ConversionError, EvaluationError
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
-from tfx_mobile.quantization_evaluator import gates, predict, report
+from tfx_mobile.quantization_evaluator import gates, parameters, predict, report
 from tfx_mobile.records import (
     BlessedModelRecord,
-    Budget,
     EvaluationRecord,
     Failure,
-    Objective,
     Variant,
     VariantManifest,
     canonical_json,
@@ -43,6 +40,9 @@ EVAL_CONFIG_KEY = "eval_config"
 EXAMPLE_SPLITS_KEY = "example_splits"
 BUDGET_KEY = "budget"
 OBJECTIVE_KEY = "objective"
+CONFIDENCE_KEY = "confidence"
+LATENCY_KEY = "latency"
+PRODUCTION_KEY = "production"
 FINGERPRINT_KEY = "fingerprint"
 EVALUATION_KEY = "evaluation"
 BLESSING_KEY = "blessing"
@@ -52,8 +52,6 @@ BLESSED_MODEL_KEY = "blessed_model"
 _EXPORTED = "exported_model"
 _EXPORT_SECONDS = 600.0
 
-DEFAULT_SPLITS = ("eval",)
-
 _TELEMETRY = ["QuantizationEvaluator"]
 _VERSIONED = ("tfx-mobile", "tensorflow-model-analysis", "tensorflow", "ai-edge-litert")
 
@@ -61,49 +59,6 @@ _VERSIONED = ("tfx-mobile", "tensorflow-model-analysis", "tensorflow", "ai-edge-
 def versions() -> dict[str, str]:
     """Versions of what decides the verdicts, read without importing any of it."""
     return {name: importlib.metadata.version(name) for name in _VERSIONED}
-
-
-def parse_splits(value: Any) -> tuple[str, ...]:
-    """The splits to evaluate.
-
-    Raises:
-        EvalConfigError: `value` is no list of names.
-    """
-    splits = artifact_io.from_json(value, EXAMPLE_SPLITS_KEY, '["eval"]', EvalConfigError) or DEFAULT_SPLITS
-    if isinstance(splits, str) or not all(isinstance(split, str) and split for split in splits):
-        raise EvalConfigError(f"example_splits={value!r} is not valid. Give a list of names, such as ['eval'].")
-    return tuple(dict.fromkeys(splits))
-
-
-def parse_budget(value: Any) -> Budget:
-    """The limits.
-
-    Raises:
-        EvalConfigError: `value` is no Budget.
-    """
-    if isinstance(value, Budget):
-        return value
-    limits = artifact_io.from_json(value, BUDGET_KEY, '{"max_size_bytes": 1000000}', EvalConfigError) or {}
-    try:
-        return Budget.model_validate(limits)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise EvalConfigError(
-            f"budget={value!r} is not valid: {problems}. Use Budget(max_size_bytes=...); its fields are "
-            f"{', '.join(Budget.model_fields)}."
-        ) from None
-
-
-def parse_objective(value: Any) -> Objective:
-    """How the winner is chosen.
-
-    Raises:
-        EvalConfigError: There is no such objective.
-    """
-    for objective in get_args(Objective):
-        if value == objective:
-            return objective  # type: ignore[no-any-return]
-    raise EvalConfigError(f"objective={value!r} is unknown. Use one of: {', '.join(get_args(Objective))}.")
 
 
 class Executor(BaseBeamExecutor):
@@ -129,9 +84,12 @@ class Executor(BaseBeamExecutor):
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         config = eval_configs.from_json(exec_properties[EVAL_CONFIG_KEY])
-        splits = parse_splits(exec_properties.get(EXAMPLE_SPLITS_KEY))
-        budget = parse_budget(exec_properties.get(BUDGET_KEY))
-        objective = parse_objective(exec_properties.get(OBJECTIVE_KEY) or "size")
+        splits = parameters.parse_splits(exec_properties.get(EXAMPLE_SPLITS_KEY))
+        budget = parameters.parse_budget(exec_properties.get(BUDGET_KEY))
+        objective = parameters.parse_objective(exec_properties.get(OBJECTIVE_KEY) or "size")
+        confidence = parameters.parse_confidence(exec_properties.get(CONFIDENCE_KEY))
+        parameters.parse_latency(exec_properties.get(LATENCY_KEY))
+        parameters.parse_production(exec_properties.get(PRODUCTION_KEY))
         outputs = {key: artifact_utils.get_single_instance(output_dict[key]) for key in _OUTPUTS}
 
         examples = input_dict.get(EXAMPLES_KEY) or []
@@ -198,6 +156,7 @@ class Executor(BaseBeamExecutor):
                 versions=versions(),
                 gated_metrics=eval_configs.gated_metrics(config),
                 error_splits=gates.split_errors(manifest.variants, measurement.models),
+                confidence=confidence,
             )
             if saved_model_uri == exported_uri:
                 fileio.rmtree(exported_uri)
