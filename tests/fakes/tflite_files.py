@@ -186,6 +186,50 @@ def metadata_block(
 
 
 @functools.cache
+def stack(width: int, kind: str = "float32", layers: int = 4) -> bytes:
+    """Dense layers with relu, `width` times `width` weights each: `x` [1, width] to `y` [1, width]."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    module = tf.Module()
+    module.weights = [tf.Variable(rng.normal(size=(width, width)).astype(np.float32)) for _ in range(layers)]
+
+    def call(x):
+        for weights in module.weights:
+            x = tf.nn.relu(x @ weights)
+        return {"y": x}
+
+    spec = tf.TensorSpec([1, width], tf.float32, name="x")
+    return _convert(module, tf.function(call, input_signature=[spec]), kind, {"x": (1, width)})
+
+
+@functools.cache
+def large_arena(side: int) -> bytes:
+    """One 3x3 convolution to 16 channels: some kilobytes that fill a tensor of `side` * `side` * 16 floats."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.w = tf.Variable(np.random.default_rng(0).normal(size=(3, 3, 1, 16)).astype(np.float32))
+    spec = tf.TensorSpec([1, side, side, 1], tf.float32, name="x")
+    call = tf.function(
+        lambda x: {"y": tf.reduce_max(tf.nn.conv2d(x, module.w, 1, "SAME"), [1, 2])}, input_signature=[spec]
+    )
+    return _convert(module, call, "float32", {})
+
+
+@functools.cache
+def lookup() -> bytes:
+    """Rows of a table of five: `ids` [1, 2] int32 to `y` [1, 2, 3]; an id beyond the table is an error."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.table = tf.Variable(np.ones((5, 3), np.float32))
+    spec = tf.TensorSpec([1, 2], tf.int32, name="ids")
+    call = tf.function(lambda ids: {"y": tf.gather(module.table, ids)}, input_signature=[spec])
+    return _convert(module, call, "float32", {})
+
+
+@functools.cache
 def open_size(only: int | None) -> bytes:
     """Input `x` [1, -1, 3] float32; runs with any size, or with the size `only` alone."""
     import tensorflow as tf

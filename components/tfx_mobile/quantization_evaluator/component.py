@@ -62,11 +62,14 @@ class QuantizationEvaluator(BaseBeamComponent):
             the float model, from the first run on. Beware that TFMA applies a plain `MetricConfig.threshold` to every
             slice; use `per_slice_thresholds` to gate slices differently.
         example_splits: Splits to evaluate; None for `eval`.
-        budget: Hard limits a variant must keep, such as `Budget(max_size_bytes=...)`.
+        budget: Hard limits a variant must keep, such as `Budget(max_size_bytes=...)`: size, gzip size, latency, peak
+            memory, minimum runtime, compatibility profiles. What a limit needs is measured only if it is given.
         objective: How the winner is chosen among the variants that pass: `size` takes the smallest, `latency` the
-            fastest, `quality` the one that loses least; or weights of these, such as `{"size": 0.5, "quality": 0.5}`.
+            fastest, `quality` the one that loses least of the first gated metric; or weights of these, such as
+            `{"size": 0.5, "quality": 0.5}`. Costs are shares, see docs/quantization_evaluator.md.
         confidence: How sure the gate must be about a change before it counts; None for `Confidence()`.
-        latency: How latency is measured; None to measure it only if `budget` or `objective` asks for it.
+        latency: How latency is measured, and device numbers; None to measure it only if `budget` or `objective` asks
+            for it.
         production: Where to find the model that phones run today, as a second baseline; None for none.
         transform_graph: Channel of TransformGraph, for a signature on transformed features with raw `examples`: models
             are fed its outputs, while labels and slices stay features of the examples.
@@ -100,6 +103,8 @@ class QuantizationEvaluator(BaseBeamComponent):
         transform_graph: BaseChannel | None = None,
         schema: BaseChannel | None = None,
     ) -> None:
+        if not isinstance(budget, RuntimeParameter) and not isinstance(latency, RuntimeParameter):
+            parameters.latency_to_measure(parameters.parse_latency(latency), parameters.parse_budget(budget), {})
         if not isinstance(eval_config, RuntimeParameter):
             eval_config = eval_configs.to_json(eval_config)
         if not isinstance(example_splits, RuntimeParameter):

@@ -14,6 +14,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from tfx_mobile.errors import EvalConfigError
+from tfx_mobile.quantization_evaluator.gates import HIGHER_IS_BETTER, metric_in_words
 
 BASELINE = "saved_model"
 
@@ -150,6 +151,36 @@ def gated_metrics(config: Any) -> tuple[str, ...]:
     gated = {key.name for key in _thresholds(expanded)}
     computed = [key.name for key in _computed_metrics(expanded)]
     return tuple(dict.fromkeys(name for name in computed if name in gated))
+
+
+def quality_metric(config: Any) -> tuple[str, bool] | None:
+    """The metric that `quality` means, and whether higher is better: the first one whose threshold has a direction.
+
+    A change threshold names its direction; a lower bound alone means that higher is better, an upper bound alone that
+    lower is. The first in the order of the config; of one metric a change threshold counts first.
+
+    Returns:
+        The metric in words, as `gates.metric_in_words` has it; None if no threshold has a direction.
+    """
+    expanded = expand(config, ["variant"])
+    directions: dict[Any, list[tuple[int, bool]]] = {}
+    for key, slice_and_thresholds in _thresholds(expanded).items():
+        for _, threshold in slice_and_thresholds:
+            if (direction := _direction(threshold)) is not None:
+                directions.setdefault(key._replace(is_diff=False), []).append(direction)
+    for key in _computed_metrics(expanded):
+        if key in directions:
+            return metric_in_words(key.to_proto()), min(directions[key])[1]
+    return None
+
+
+def _direction(threshold: Any) -> tuple[int, bool] | None:
+    """A rank, and whether higher is better."""
+    if hasattr(threshold, "direction"):
+        return 0, threshold.direction == HIGHER_IS_BETTER
+    if _has(threshold, "lower_bound") != _has(threshold, "upper_bound"):
+        return 1, _has(threshold, "lower_bound")
+    return None
 
 
 def feature_keys(config: Any) -> dict[str, str]:

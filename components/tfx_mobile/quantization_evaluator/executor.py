@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import posixpath
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ from tfx.utils import io_utils
 
 from tfx_mobile import artifact_io, artifacts, keras_file
 from tfx_mobile.errors import ConversionError, EvaluationError
+from tfx_mobile.quantization_evaluator import costs, gates, latency, objective, parameters, predict, report
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
-from tfx_mobile.quantization_evaluator import gates, parameters, predict, report
 from tfx_mobile.records import (
     BlessedModelRecord,
+    Budget,
     EvaluationRecord,
     Failure,
+    LatencySpec,
+    ModelMetrics,
     Variant,
     VariantManifest,
     canonical_json,
@@ -86,9 +89,11 @@ class Executor(BaseBeamExecutor):
         config = eval_configs.from_json(exec_properties[EVAL_CONFIG_KEY])
         splits = parameters.parse_splits(exec_properties.get(EXAMPLE_SPLITS_KEY))
         budget = parameters.parse_budget(exec_properties.get(BUDGET_KEY))
-        objective = parameters.parse_objective(exec_properties.get(OBJECTIVE_KEY) or "size")
+        weights = parameters.parse_objective(exec_properties.get(OBJECTIVE_KEY) or "size")
         confidence = parameters.parse_confidence(exec_properties.get(CONFIDENCE_KEY))
-        parameters.parse_latency(exec_properties.get(LATENCY_KEY))
+        latency_spec = parameters.latency_to_measure(
+            parameters.parse_latency(exec_properties.get(LATENCY_KEY)), budget, weights
+        )
         parameters.parse_production(exec_properties.get(PRODUCTION_KEY))
         outputs = {key: artifact_utils.get_single_instance(output_dict[key]) for key in _OUTPUTS}
 
@@ -134,6 +139,7 @@ class Executor(BaseBeamExecutor):
                 outputs[EVALUATION_KEY].uri,
                 transform,
             )
+            measured = _measure_files(variants, runnable, manifest, budget, latency_spec)
             verdicts = gates.judge(
                 manifest.variants,
                 failures,
@@ -142,6 +148,13 @@ class Executor(BaseBeamExecutor):
                 measurement.num_examples,
                 measurement.models,
                 budget,
+                measured,
+                confidence.undecided,
+            )
+            quality = _quality(config, measurement.models)
+            passed = [verdict.variant for verdict in verdicts if verdict.passed]
+            choice = objective.choose(
+                manifest.variants, verdicts, weights, quality, latency.comparable(measured.latency, passed)
             )
             record = EvaluationRecord(
                 source_sha256=manifest.source.sha256,
@@ -149,14 +162,19 @@ class Executor(BaseBeamExecutor):
                 num_examples=measurement.num_examples,
                 splits=splits,
                 models=measurement.models,
-                verdicts=verdicts,
-                objective=objective,
+                verdicts=gates.with_cautions(verdicts, choice.cautions),
+                objective=weights,
                 budget=budget,
-                winner=gates.choose_smallest(manifest.variants, verdicts),
+                winner=choice.winner,
                 versions=versions(),
                 gated_metrics=eval_configs.gated_metrics(config),
                 error_splits=gates.split_errors(manifest.variants, measurement.models),
                 confidence=confidence,
+                costs=costs.describe(
+                    manifest.variants, measured, quality, {m.model for m in measurement.models}, choice.scores
+                ),
+                latency=measured.latency,
+                quality_metric=quality.metric if quality else None,
             )
             if saved_model_uri == exported_uri:
                 fileio.rmtree(exported_uri)
@@ -255,6 +273,47 @@ def _inspect(variants: Artifact, variant: Variant, temp: Path) -> Failure | None
     return preflight(local, sha256=variant.file.sha256)
 
 
+def _measure_files(
+    variants: Artifact,
+    runnable: Sequence[Variant],
+    manifest: VariantManifest,
+    budget: Budget,
+    latency_spec: LatencySpec | None,
+) -> costs.Measured:
+    """Finds out about local copies of the very bytes that are judged."""
+    if not costs.needs_files(budget, latency_spec):
+        return costs.Measured(ran=frozenset(variant.name for variant in runnable))
+    ranges = manifest.calibration.ranges if manifest.calibration else ()
+    with tempfile.TemporaryDirectory(prefix="tfx-mobile-") as temp:
+        files = {}
+        for variant in runnable:
+            files[variant.name] = Path(temp) / f"{variant.name}.tflite"
+            files[variant.name].write_bytes(_judged_bytes(variants, variant))
+        return costs.measure(
+            manifest.variants, files, budget, latency_spec, {r.name: (r.minimum, r.maximum) for r in ranges}
+        )
+
+
+def _judged_bytes(variants: Artifact, variant: Variant) -> bytes:
+    assert variant.path is not None  # noqa: S101 (only converted variants are judged)
+    assert variant.file is not None  # noqa: S101
+    data = artifact_io.read_bytes(variants, variant.path)
+    if (actual := sha256_of(data)) != variant.file.sha256:
+        raise EvaluationError(
+            f"{variant.path} in {variants.uri} was changed while it was evaluated: it hashes to {actual}, "
+            f"{variant.file.sha256} was judged. Run TFLiteConverter again."
+        )
+    return data
+
+
+def _quality(config: Any, models: Sequence[ModelMetrics]) -> objective.Quality | None:
+    if (found := eval_configs.quality_metric(config)) is None:
+        return None
+    metric, higher_is_better = found
+    baseline, *candidates = [(model.model, gates.metrics_on(model, gates.OVERALL).get(metric)) for model in models]
+    return objective.Quality(metric, higher_is_better, baseline[1], dict(candidates))
+
+
 def _variant_file(uri: str, variant: Variant, manifest: VariantManifest) -> predict.VariantFile:
     assert variant.file is not None  # noqa: S101 (only converted variants are run)
     assert variant.path is not None  # noqa: S101
@@ -279,14 +338,8 @@ def _write(
     artifact_io.write_bytes(evaluation, artifacts.REPORT_FILE, report.render(record).encode())
 
     if winner is not None:
-        assert winner.path is not None  # noqa: S101
         assert winner.file is not None  # noqa: S101
-        data = artifact_io.read_bytes(variants, winner.path)
-        if (actual := sha256_of(data)) != winner.file.sha256:
-            raise EvaluationError(
-                f"{winner.path} in {variants.uri} was changed while it was evaluated: it hashes to {actual}, "
-                f"{winner.file.sha256} was judged. Run TFLiteConverter again."
-            )
+        data = _judged_bytes(variants, winner)
         artifact_io.write_bytes(blessed_model, artifacts.MODEL_FILE, data)
         blessed_model.set_int_custom_property(artifacts.SIZE_BYTES, winner.file.size_bytes)
     blessed = BlessedModelRecord(blessed=record.blessed, variant=winner, source=manifest.source)

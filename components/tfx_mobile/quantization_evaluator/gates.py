@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tfx_mobile.quantization_evaluator import budget as budgets
+from tfx_mobile.quantization_evaluator.costs import Measured
 from tfx_mobile.records import (
     Budget,
     ErrorSplit,
@@ -13,12 +15,13 @@ from tfx_mobile.records import (
     MetricError,
     ModelMetrics,
     Reason,
+    Undecided,
     Variant,
     Verdict,
 )
 
 OVERALL = "overall"
-_HIGHER_IS_BETTER = 2  # tfma.MetricDirection
+HIGHER_IS_BETTER = 2  # tfma.MetricDirection
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ def judge(
     num_examples: int,
     models: Sequence[ModelMetrics],
     budget: Budget,
+    measured: Measured,
+    undecided: Undecided,
 ) -> tuple[Verdict, ...]:
     """One verdict per variant, in the given order.
 
@@ -83,6 +88,8 @@ def judge(
         num_examples: Examples that were scored.
         models: Metrics of all models, the baseline's first.
         budget: Hard limits.
+        measured: What was found out about the files for them.
+        undecided: Whether a limit that could not be checked blocks, see `Confidence`.
     """
     baseline, *_ = models
     verdicts = []
@@ -90,9 +97,8 @@ def judge(
         reasons = []
         if (failure := failures.get(variant.name)) is not None:
             reasons.append(Reason(code=failure.code, message=f"{failure.message} {failure.advice}"))
-        size = variant.file.size_bytes if variant.file else None
-        if size is not None and budget.max_size_bytes is not None and size > budget.max_size_bytes:
-            reasons.append(_size_reason(size, budget.max_size_bytes))
+        limits = budgets.check(variant, budget, measured, undecided)
+        reasons += limits.reasons
         if count := not_finite.get(variant.name, 0):
             reasons.append(
                 Reason(
@@ -111,21 +117,23 @@ def judge(
                 sha256=variant.file.sha256 if variant.file else None,
                 passed=not reasons,
                 reasons=tuple(reasons),
+                cautions=limits.cautions,
             )
         )
     return tuple(verdicts)
 
 
-def choose_smallest(variants: Sequence[Variant], verdicts: Sequence[Verdict]) -> str | None:
-    """The variant to bless for the objective `size`: the smallest that passed; of equally small ones the first.
+def with_cautions(verdicts: Sequence[Verdict], cautions: Mapping[str, Sequence[Reason]]) -> tuple[Verdict, ...]:
+    """The same verdicts with more cautions.
 
     Args:
-        variants: What the converter made.
         verdicts: One per variant.
+        cautions: What to add, by variant.
     """
-    passed = {verdict.variant for verdict in verdicts if verdict.passed}
-    sizes = {v.name: v.file.size_bytes for v in variants if v.file is not None and v.name in passed}
-    return min(sizes, key=lambda name: sizes[name], default=None)
+    return tuple(
+        verdict.model_copy(update={"cautions": (*verdict.cautions, *cautions.get(verdict.variant, ()))})
+        for verdict in verdicts
+    )
 
 
 def split_errors(variants: Sequence[Variant], models: Sequence[ModelMetrics]) -> tuple[ErrorSplit, ...] | None:
@@ -211,7 +219,7 @@ def _value_limit(threshold: Any) -> str:
 
 
 def _change_limit(threshold: Any) -> str:
-    sign = ">=" if threshold.direction == _HIGHER_IS_BETTER else "<="
+    sign = ">=" if threshold.direction == HIGHER_IS_BETTER else "<="
     bounds = []
     if threshold.HasField("absolute"):
         bounds.append(f"change {sign} {threshold.absolute.value:+g}")
@@ -247,15 +255,6 @@ def _threshold_reason(missed: Rejection, model: ModelMetrics | None, baseline: M
         slice=missed.slice,
         value=_finite(missed.value),
         limit=missed.limit,
-    )
-
-
-def _size_reason(size: int, limit: int) -> Reason:
-    return Reason(
-        code="budget",
-        message=f"The file has {size:,} bytes; required: <= {limit:,}.",
-        value=size,
-        limit=f"<= {limit}",
     )
 
 

@@ -12,9 +12,10 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from tfx_mobile import artifact_io
-from tfx_mobile.errors import EvalConfigError
+from tfx_mobile.errors import EvalConfigError, RecipeError
 from tfx_mobile.quantization_evaluator.production import ProductionModel
 from tfx_mobile.records import Budget, Confidence, Criterion, LatencySpec
+from tfx_mobile.tflite.profiles import parse_profiles
 
 DEFAULT_SPLITS = ("eval",)
 
@@ -37,9 +38,13 @@ def parse_budget(value: Any) -> Budget:
     """The limits.
 
     Raises:
-        EvalConfigError: `value` is no Budget.
+        EvalConfigError: `value` is no Budget, or names a compatibility profile that does not exist.
     """
-    return _parse(value, "budget", Budget, '{"max_size_bytes": 1000000}') or Budget()
+    budget = _parse(value, "budget", Budget, '{"max_size_bytes": 1000000}') or Budget()
+    try:
+        return budget.model_copy(update={"profiles": parse_profiles(budget.profiles)})
+    except RecipeError as error:
+        raise EvalConfigError(f"budget={value!r} is not valid: {error}") from None
 
 
 def parse_confidence(value: Any) -> Confidence:
@@ -58,6 +63,25 @@ def parse_latency(value: Any) -> LatencySpec | None:
         EvalConfigError: `value` is no LatencySpec.
     """
     return _parse(value, "latency", LatencySpec, '{"rounds": 9}')
+
+
+def latency_to_measure(
+    latency: LatencySpec | None, budget: Budget, objective: Mapping[Criterion, float]
+) -> LatencySpec | None:
+    """How latency is measured, given what asks for it; None if nothing does.
+
+    Raises:
+        EvalConfigError: A limit in milliseconds without device numbers, which could never be checked.
+    """
+    if budget.max_latency_ms is not None and (latency is None or not latency.device):
+        raise EvalConfigError(
+            f"budget has max_latency_ms={budget.max_latency_ms:g}, but there are no device numbers to check it by: "
+            "what this machine takes says nothing about a phone. Measure the variants with TFLite's benchmark_model and "
+            "pass latency=LatencySpec(device=read_device_latencies('file')), or set max_latency_ratio."
+        )
+    if latency is None and (budget.max_latency_ratio is not None or "latency" in objective):
+        return LatencySpec()
+    return latency
 
 
 def parse_production(value: Any) -> ProductionModel | None:

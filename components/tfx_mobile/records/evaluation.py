@@ -14,17 +14,23 @@ Undecided = Literal["warn", "block"]
 
 
 class Budget(Record):
-    """Hard limits a variant must keep to be blessed; None for no limit.
+    """Hard limits a variant must keep to be blessed; None for no limit. A value equal to its limit passes.
+
+    What a limit needs is measured only if the limit is given. Where it cannot be found out, or not surely enough, the
+    limit is neither passed nor missed: `Confidence.undecided` says what happens then.
 
     Attributes:
         max_size_bytes: Largest allowed file, in bytes.
         max_gzip_bytes: Largest allowed file after gzip, which is what a download costs, in bytes.
-        max_latency_ratio: Largest allowed latency, as a multiple of the float32 variant's.
-        max_latency_ms: Largest allowed latency in milliseconds; judged by given device numbers only, since those of the
-            machine that evaluates are not a phone's.
-        max_peak_memory_bytes: Largest allowed peak memory of loading the file and running it once, in bytes.
-        max_min_runtime: Newest TensorFlow Lite runtime a file may ask for, such as `2.14.0`.
-        profiles: Compatibility profiles that must not fail, as TFLiteConverter names them.
+        max_latency_ratio: Largest allowed latency, as a multiple of the float32 variant's; of the device numbers where
+            they give one, of the slowest device; else measured on the machine that evaluates.
+        max_latency_ms: Largest allowed latency in milliseconds, on every device that was measured; judged by given
+            device numbers only, since those of the machine that evaluates are not a phone's.
+        max_peak_memory_bytes: Largest allowed peak memory of loading the file and running it once, in bytes:
+            anonymous memory and the pages of the mapped file, with one thread on the machine that evaluates.
+        max_min_runtime: Newest TensorFlow Lite runtime a file may ask for, such as `2.14.0`. Many files do not say.
+        profiles: Compatibility profiles that must not fail, as TFLiteConverter names them. One that is not verified is
+            a caution, whatever `Confidence.undecided` says: nobody could verify it.
     """
 
     max_size_bytes: int | None = Field(default=None, ge=1)
@@ -77,13 +83,23 @@ class LatencySpec(Record):
 
     Attributes:
         rounds: How often every variant is timed against the float32 variant.
-        runs: Inferences per round and variant.
-        device: What was measured on devices.
+        runs: Readings per round and variant, the fastest of which counts; of one inference each, or of as many as take
+            0.2 ms.
+        device: What was measured on devices; see `read_device_latencies`.
     """
 
     rounds: int = Field(default=9, ge=5)
     runs: int = Field(default=20, ge=1)
     device: tuple[DeviceLatency, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_device(self) -> LatencySpec:
+        seen = set()
+        for entry in self.device:
+            if (key := (entry.variant, entry.device, entry.sha256)) in seen:
+                raise ValueError(f"{entry.variant!r} is given twice on {entry.device!r}; remove one")
+            seen.add(key)
+        return self
 
 
 class Reason(Record):
@@ -91,7 +107,8 @@ class Reason(Record):
 
     Attributes:
         code: `threshold`, `missing_slice`, `budget`, `not_finite`, or the failure code of a variant that could not be
-            converted, loaded or run.
+            converted, loaded or run. Of what could not be decided: `latency_not_measurable`, `latency_undecided`,
+            `memory_not_measurable`, `not_verified`, `objective`.
         message: One sentence with the metric, slice, value and limit in it.
         metric: Metric name, for `threshold`.
         slice: Slice in words, such as `label:3`; `overall` for all examples.
@@ -208,10 +225,11 @@ class LatencyResult(Record):
 
     Attributes:
         variant: Its name.
-        ratio: Its latency over the float32 variant's; None if it could not be measured.
-        lower: Lower end of the interval of the ratio over rounds; None for device numbers.
+        ratio: Its latency over the float32 variant's, for this machine the median over rounds; None if the float32
+            variant was not measured on the same device.
+        lower: Lower end of the interval of the ratio over rounds, at least 95 %; None for device numbers.
         upper: Upper end of it.
-        milliseconds: Of one inference; None if it could not be measured.
+        milliseconds: Of one inference; for this machine CPU time.
         source: `device`, or `this_machine` for what no phone has to agree with.
         device: What it was measured on.
     """
@@ -232,15 +250,21 @@ class LatencyRecord(Record):
         reference: Name of the float32 variant the ratios are against; None if there is none.
         measurable: Whether the figures of this machine can be trusted: the reference timed against itself in the same
             run gave about 1.
-        control: That ratio; None if nothing was timed here.
-        message: Why nothing could be measured here, or what the control said.
+        control: That ratio, the median over rounds; None if nothing was timed here.
+        control_lower: Lower end of its interval.
+        control_upper: Upper end of it. By as much as the two ends are off 1, the intervals of this machine's results
+            are widened before a limit is held against them.
+        message: What the control said, why nothing could be measured here, and which device numbers were not used.
         rounds: How often every variant was timed.
-        results: One per variant that was measured.
+        results: By variant: one per device it was measured on, and one of this machine if it was timed here and the
+            control held.
     """
 
     reference: str | None
     measurable: bool
     control: float | None = None
+    control_lower: float | None = None
+    control_upper: float | None = None
     message: str = ""
     rounds: int = 0
     results: tuple[LatencyResult, ...] = ()
@@ -254,10 +278,11 @@ class VariantCost(Record):
         size_bytes: Of the file.
         gzip_bytes: Of the file after gzip.
         latency_ratio: Against the float32 variant; None if not measured.
-        peak_memory_bytes: Of loading the file and running it once in a process of its own; None if not measurable.
+        peak_memory_bytes: Of loading the file and running it once in a process of its own; None if not measured.
         quality: The metric that `quality` means, over all examples; None if it has none.
         score: What the objective minimises, among the variants that passed; None for others.
-        on_pareto_front: Whether no other variant that ran is better in one criterion and no worse in all others.
+        on_pareto_front: Whether no other variant that ran is better in one criterion and no worse in all others; of
+            size, quality, and latency and peak memory if all that ran have them.
     """
 
     variant: str
