@@ -9,7 +9,15 @@ from tensorflow_model_analysis.metrics import metric_specs
 
 from tests.fakes import evaluations
 from tfx_mobile.errors import EvalConfigError
-from tfx_mobile.quantization_evaluator.eval_config import check, expand, feature_keys, from_json, gated_metrics, to_json
+from tfx_mobile.quantization_evaluator.eval_config import (
+    check,
+    expand,
+    feature_keys,
+    from_json,
+    gated_metrics,
+    quality_metric,
+    to_json,
+)
 
 FLOOR = {"value_threshold": {"lower_bound": 0.9}}
 DROP = {"change_threshold": {"direction": "HIGHER_IS_BETTER", "absolute": -0.01}}
@@ -131,3 +139,36 @@ def test_the_features_that_the_config_reads_are_known():
 def test_gated_metrics_come_in_the_order_of_the_config():
     assert gated_metrics(config(metric={"threshold": FLOOR})) == ("example_count",)
     assert gated_metrics(evaluations.eval_config()) == ("sparse_categorical_accuracy",)
+
+
+ACCURACY, COUNT = "sparse_categorical_accuracy", "example_count"
+UPPER = {"value_threshold": {"upper_bound": 10}}
+LOWER_CHANGE = {"change_threshold": {"direction": "LOWER_IS_BETTER", "absolute": 0.1}}
+BOTH = {"value_threshold": {"lower_bound": 0, "upper_bound": 10}}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected"),
+    [
+        (FLOOR, True),
+        (UPPER, False),
+        (LOWER_CHANGE, False),
+        ({**FLOOR, **LOWER_CHANGE}, False),
+        (BOTH, None),
+    ],
+    ids=["lower bound", "upper bound", "change", "the change counts first", "both bounds"],
+)
+def test_quality_takes_its_direction_from_the_threshold(threshold, expected):
+    found = quality_metric(config(metric={"threshold": threshold}))
+    assert found == (None if expected is None else (COUNT, expected))
+
+
+def test_quality_is_the_first_gated_metric_with_a_direction():
+    assert quality_metric(evaluations.eval_config(drop=0.1)) == (ACCURACY, True)
+    document = json_format.MessageToDict(evaluations.eval_config(drop=0.1), preserving_proto_field_name=True)
+    metrics = document["metrics_specs"][0]["metrics"]
+    metrics[0]["threshold"] = BOTH
+    assert quality_metric(from_json(document)) == (ACCURACY, True)
+    metrics[0]["threshold"] = UPPER
+    assert quality_metric(from_json(document)) == (COUNT, False)
+    assert gated_metrics(from_json(document)) == (COUNT, ACCURACY)

@@ -5,8 +5,9 @@ import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 
 from tests.fakes import evaluations
-from tfx_mobile.quantization_evaluator.gates import choose_smallest, judge, rejections, split_errors
-from tfx_mobile.records import Budget, Failure, ModelMetrics, SliceMetrics
+from tfx_mobile.quantization_evaluator.costs import Measured
+from tfx_mobile.quantization_evaluator.gates import judge, rejections, split_errors, with_cautions
+from tfx_mobile.records import Budget, Failure, ModelMetrics, Reason, SliceMetrics
 
 FILES = {"float32": b"f" * 300, "integer_only_int8": b"i" * 100, "integer_only_uint8": b"u" * 100}
 VARIANTS = evaluations.manifest_of(FILES).variants
@@ -39,7 +40,15 @@ def validation(*failures, **more):
 def verdict_of(result, **changes):
     missed = rejections(result, ["float32", "integer_only_int8"])
     arguments = dict(
-        variants=VARIANTS, failures={}, missed=missed, not_finite={}, num_examples=50, models=MODELS, budget=Budget()
+        variants=VARIANTS,
+        failures={},
+        missed=missed,
+        not_finite={},
+        num_examples=50,
+        models=MODELS,
+        budget=Budget(),
+        measured=Measured(ran=frozenset(FILES)),
+        undecided="warn",
     )
     return {verdict.variant: verdict for verdict in judge(**{**arguments, **changes})}
 
@@ -130,11 +139,24 @@ def test_a_file_of_exactly_the_budget_passes():
     assert verdict_of(validation(), budget=Budget(max_size_bytes=300))["float32"].passed
 
 
-def test_the_smallest_that_passes_wins_and_of_equals_the_first():
-    verdicts = list(verdict_of(validation()).values())
-    assert choose_smallest(VARIANTS, verdicts) == "integer_only_int8"
-    assert choose_smallest(VARIANTS, [v for v in verdicts if v.variant == "float32"]) == "float32"
-    assert choose_smallest(VARIANTS, []) is None
+def test_what_cannot_be_checked_is_a_caution_or_blocks():
+    budget = Budget(max_min_runtime="2.10")
+    verdict = verdict_of(validation(), budget=budget)["float32"]
+    assert (verdict.passed, [caution.code for caution in verdict.cautions]) == (True, ["not_verified"])
+    verdict = verdict_of(validation(), budget=budget, undecided="block")["float32"]
+    assert (verdict.passed, verdict.cautions, [reason.code for reason in verdict.reasons]) == (
+        False,
+        (),
+        ["not_verified"],
+    )
+
+
+def test_cautions_are_added_to_the_verdict_they_are_about():
+    verdicts = tuple(verdict_of(validation(), budget=Budget(max_min_runtime="2.10")).values())
+    caution = Reason(code="objective", message="No latency.")
+    first, second, _ = with_cautions(verdicts, {"float32": [caution]})
+    assert [c.code for c in first.cautions] == ["not_verified", "objective"]
+    assert [c.code for c in second.cautions] == ["not_verified"]
 
 
 def test_errors_are_split_at_the_float32_variant():

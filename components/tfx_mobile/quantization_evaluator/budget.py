@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tfx_mobile.quantization_evaluator.costs import Measured
-from tfx_mobile.quantization_evaluator.latency import ratio_of
+from tfx_mobile.quantization_evaluator.latency import Figure, ratio_of
 from tfx_mobile.records import Budget, ModelFileRecord, Reason, Undecided, Variant
 
 
@@ -106,6 +106,8 @@ def _check_latency_ratio(variant: Variant, budget: Budget, measured: Measured) -
     if limit is None:
         return None
     figure = ratio_of(measured.latency, variant.name)
+    if measured.latency is not None and variant.name == measured.latency.reference:
+        figure = Figure(1.0, 1.0, 1.0)  # by definition, measurable or not
     if figure is None:
         return Reason(
             code="latency_not_measurable",

@@ -246,10 +246,14 @@ def _thresholds(expanded: Any) -> dict[Any, Any]:
 
 
 def _computed_metrics(expanded: Any) -> list[Any]:
+    """Keys of the metrics that are computed, in the order of the config."""
     from tensorflow_model_analysis.metrics import metric_specs
 
     computations = metric_specs.to_computations(list(expanded.metrics_specs), eval_config=expanded)
-    return [key for computation in computations for key in computation.keys if key.model_name != BASELINE]
+    keys = [key for computation in computations for key in computation.keys if key.model_name != BASELINE]
+    # TFMA lists Keras' metrics before its own, wherever they stand in the config.
+    names = [metric_specs.metric_instance(metric).name for spec in expanded.metrics_specs for metric in spec.metrics]
+    return sorted(keys, key=lambda key: names.index(key.name) if key.name in names else len(names))
 
 
 def _key_details(key: Any) -> str:

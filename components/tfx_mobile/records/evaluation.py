@@ -35,8 +35,8 @@ class Budget(Record):
 
     max_size_bytes: int | None = Field(default=None, ge=1)
     max_gzip_bytes: int | None = Field(default=None, ge=1)
-    max_latency_ratio: float | None = Field(default=None, gt=0)
-    max_latency_ms: float | None = Field(default=None, gt=0)
+    max_latency_ratio: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_latency_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_peak_memory_bytes: int | None = Field(default=None, ge=1)
     max_min_runtime: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$")
     profiles: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class DeviceLatency(Record):
     """
 
     variant: str
-    milliseconds: float = Field(gt=0)
+    milliseconds: float = Field(gt=0, allow_inf_nan=False)
     device: str = Field(min_length=1)
     sha256: str | None = Field(default=None, pattern=SHA256_PATTERN)
 
@@ -256,8 +256,8 @@ class LatencyRecord(Record):
             are widened before a limit is held against them.
         message: What the control said, why nothing could be measured here, and which device numbers were not used.
         rounds: How often every variant was timed.
-        results: By variant: one per device it was measured on, and one of this machine if it was timed here and the
-            control held.
+        results: Device numbers first, one per variant and device; then those of this machine, one per variant that was
+            timed here, if the control held.
     """
 
     reference: str | None

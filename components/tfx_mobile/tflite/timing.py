@@ -22,7 +22,7 @@ _MOST_PER_READING = 200
 
 
 def time_files(request: dict[str, Any], emit: Emit) -> None:
-    """Times files against a reference; one thread, one row.
+    """Times files against a reference; one thread, one row, or the fixed number of rows that the files take.
 
     Args:
         request: `reference` and `files`: objects with `name`, `path` and `select_tf_ops`; `ranges`: smallest and
@@ -42,9 +42,15 @@ def time_files(request: dict[str, Any], emit: Emit) -> None:
     for file in request["files"]:
         emit({"at": file["name"]})
         try:
-            opponents[file["name"]] = _Timed(file, ranges)
+            opponent = _Timed(file, ranges)
         except (RuntimeError, ValueError) as error:
             emit({"failed": file["name"], "error": str(error)})
+            continue
+        if opponent.shapes != reference.shapes:
+            problem = f"its inputs have the shapes {opponent.shapes}, the reference's {reference.shapes}"
+            emit({"failed": file["name"], "error": f"{problem}. Convert both with the same batch size."})
+            continue
+        opponents[file["name"]] = opponent
     gc.disable()
     for turn in range(request["rounds"]):
         for name, opponent in opponents.items():
@@ -64,7 +70,7 @@ def _alternate(reference: _Timed, opponent: _Timed, runs: int, turn: int) -> tup
 
 
 class _Timed:
-    """A loaded file, warmed up."""
+    """A loaded file, warmed up; `shapes` are those of its inputs, sorted."""
 
     def __init__(self, file: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]) -> None:
         from tfx_mobile.tflite import sample_inputs
@@ -72,6 +78,7 @@ class _Timed:
 
         self._interpreter = interpreter_class(file["select_tf_ops"])(model_path=file["path"], num_threads=1)
         sample_inputs.fill(self._interpreter, ranges)
+        self.shapes = sorted(detail["shape"].tolist() for detail in self._interpreter.get_input_details())
         self._per_reading = 1
         start = time.monotonic_ns()
         times: list[float] = []
