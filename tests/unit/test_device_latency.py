@@ -120,6 +120,8 @@ def test_json(tmp_path):
         ("l.txt", "hello\n", {"device": "d"}, r"l\.txt is not what benchmark_model prints"),
         ("l.txt", OF_2019, {}, r"l\.txt, line 2: it does not say on which device"),
         ("l.txt", OF_2019.splitlines()[1], {"device": "d"}, r"line 1: there is no line 'Graph: .*variant='...'"),
+        # The graph of one run is not that of the next.
+        ("l.txt", OF_2019 + OF_2019.splitlines()[1], {"device": "d"}, r"line 3: there is no line 'Graph: "),
         ("l.txt", LOGCAT.replace("1.23457e+06", "fast"), {"device": "d"}, r"line 2: the average 'fast' is no number"),
         ("l.txt", LOGCAT.replace("1.23457e+06", "-nan"), {"device": "d"}, r"line 2: milliseconds=nan"),
     ],
