@@ -152,14 +152,19 @@ class TestParetoFront:
         assert pareto_front(self.COSTS, None, {}) == {"b"}
         assert pareto_front([], True, {}) == frozenset()
 
-    def test_latency_counts_if_all_have_it_and_only_beyond_noise(self):
+    def test_latency_counts_only_beyond_noise_and_where_it_is_known(self):
         figures = exact(a=1.0, b=1.0, c=0.5, d=1.0)
         assert pareto_front(self.COSTS, True, figures) == {"a", "b", "c", "d"}
-        assert pareto_front(self.COSTS, True, {name: figures[name] for name in "bcd"}) == {"a", "b", "d"}
+        assert pareto_front(self.COSTS, True, {name: figures[name] for name in "acd"}) == {"a", "b", "d"}
         noisy = {name: Figure(1.0, 0.95, 1.05) for name in "abd"} | {"c": Figure(0.97, 0.92, 1.02)}
         assert pareto_front(self.COSTS, True, noisy) == {"a", "b", "d"}
 
-    def test_so_does_memory(self):
+    def test_a_quality_that_is_not_finite_is_the_worst(self):
+        broken = (cost("a", 100, 0.9), cost("nan", 100), cost("b", 50, 0.8), cost("c", 60, 0.7))
+        assert pareto_front(broken, True, {}) == {"a", "b"}
+        assert pareto_front(broken, False, {}) == {"b", "c"}
+
+    def test_memory_counts_if_all_have_it(self):
         memory = (cost("a", 100, 0.9, 10), cost("b", 50, 0.9, 20), cost("c", 100, 0.9, 20))
         assert pareto_front(memory, True, {}) == {"a", "b"}
         assert pareto_front((*memory[:2], cost("c", 50, 0.9)), True, {}) == {"b", "c"}

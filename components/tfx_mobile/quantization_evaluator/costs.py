@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tfx_mobile.tflite.flatbuffer import read_model
 from tfx_mobile.tflite.metadata_reader import read_metadata
 from tfx_mobile.tflite.peak_memory import measure_peak_memory
 from tfx_mobile.tflite.profiles import check_profiles
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -129,21 +132,24 @@ def pareto_front(
 ) -> frozenset[str]:
     """Names of the variants that no other one beats: is better in one criterion, and in none worse.
 
-    A criterion counts if all of them have a value: size in bytes, quality, latency, peak memory. A latency is better
-    only if the intervals do not overlap, so that noise alone puts nobody on the front.
+    The criteria are size in bytes, quality, latency, and peak memory if all of them have it. A quality that is not
+    finite is worse than any other. A latency is better only if the intervals do not overlap, so that noise alone puts
+    nobody on the front; a variant without one is neither faster nor slower.
     """
-    exact: list[Callable[[VariantCost], float | None]] = [lambda cost: cost.size_bytes]
+    criteria: list[list[Interval]] = [[(cost.size_bytes, cost.size_bytes) for cost in costs]]
     if higher_is_better is not None:
         sign = -1 if higher_is_better else 1
-        exact.append(lambda cost: None if cost.quality is None else sign * cost.quality)
-    exact.append(lambda cost: cost.peak_memory_bytes)
-    criteria = [[value(cost) for cost in costs] for value in exact]
-    intervals = [[(value, value) for value in values if value is not None] for values in criteria if None not in values]
-    if all(cost.variant in latency for cost in costs):
-        intervals.append([(latency[cost.variant].lower, latency[cost.variant].upper) for cost in costs])
+        losses = [math.inf if cost.quality is None else sign * cost.quality for cost in costs]
+        criteria.append([(loss, loss) for loss in losses])
+    peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
+    if len(peaks) == len(costs):
+        criteria.append([(peak, peak) for peak in peaks])
+    unknown = Figure(math.inf, 0.0, math.inf)
+    figures = [latency.get(cost.variant, unknown) for cost in costs]
+    criteria.append([(figure.lower, figure.upper) for figure in figures])
 
     def better(one: int, other: int) -> bool:
-        return any(values[one][1] < values[other][0] for values in intervals)
+        return any(values[one][1] < values[other][0] for values in criteria)
 
     numbers = range(len(costs))
     return frozenset(

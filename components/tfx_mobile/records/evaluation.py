@@ -282,7 +282,7 @@ class VariantCost(Record):
         quality: The metric that `quality` means, over all examples; None if it has none.
         score: What the objective minimises, among the variants that passed; None for others.
         on_pareto_front: Whether no other variant that ran is better in one criterion and no worse in all others; of
-            size, quality, and latency and peak memory if all that ran have them.
+            size, quality, latency, and peak memory if all that ran have it.
     """
 
     variant: str
