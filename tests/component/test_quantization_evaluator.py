@@ -108,7 +108,7 @@ def test_the_smallest_variant_that_passes_is_blessed(world, mixed):
     assert record.winner == winner
 
     folder = Path(outputs["blessed_model"].uri)
-    assert {path.name for path in folder.iterdir()} == {"model.tflite", "record.json"}
+    assert {path.name for path in folder.iterdir()} == {"model.tflite", "record.json", "golden.json"}
     assert (folder / "model.tflite").read_bytes() == files[winner]
     blessed = BlessedModelRecord.read(folder / "record.json")
     assert blessed.blessed

@@ -17,6 +17,8 @@ from tfx_mobile.quantization_evaluator.production import ProductionModel
 from tfx_mobile.records import Budget, Confidence, Criterion, LatencySpec
 
 DEFAULT_SPLITS = ("eval",)
+DEFAULT_GOLDEN_EXAMPLES = 8
+MAX_GOLDEN_EXAMPLES = 64
 
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 
@@ -67,6 +69,22 @@ def parse_production(value: Any) -> ProductionModel | None:
         EvalConfigError: `value` is no ProductionModel.
     """
     return _parse(value, "production", ProductionModel, '{"destination": {...}, "model_name": "digits"}')
+
+
+def parse_golden_examples(value: Any) -> int:
+    """How many golden vectors to write; 0 for none.
+
+    Raises:
+        EvalConfigError: `value` is no such number.
+    """
+    count = artifact_io.from_json(value, "golden_examples", "8", EvalConfigError)
+    if count is None:
+        return DEFAULT_GOLDEN_EXAMPLES
+    if isinstance(count, bool) or count not in range(MAX_GOLDEN_EXAMPLES + 1):
+        raise EvalConfigError(
+            f"golden_examples={value!r} is not valid. Give a number from 0, for none, to {MAX_GOLDEN_EXAMPLES}."
+        )
+    return int(count)
 
 
 def parse_objective(value: Any) -> dict[Criterion, float]:
