@@ -21,8 +21,8 @@ from tfx_mobile.records import Fidelity
 Array = npt.NDArray[Any]
 _Key = tuple[str, str]
 
-# Values of an output that are looked at together: bounds the float64 copies of a batch of large outputs.
-_BLOCK = 1 << 20
+# Values of an output that are looked at together: float64 copies of large outputs stay in the processor's cache.
+_BLOCK = 1 << 16
 
 
 @dataclass

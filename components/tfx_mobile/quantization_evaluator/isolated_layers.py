@@ -37,14 +37,14 @@ class CannotCompareError(Exception):
 
 @dataclass(frozen=True)
 class _Layer:
-    """A float layer and its counterpart.
+    """A float layer, or an input, and its counterpart.
 
     Attributes:
         name: Name of its first output in the float32 file.
-        op: Its operator.
+        op: The operator that makes it in the quantized file; `QUANTIZE` for an input.
         output: Index of that output in the rebuilt float32 file.
         quantized_output: Index of the tensor that stands for it in the quantized file.
-        index: Position in the quantized file of the operator that makes it.
+        index: Position in the quantized file of the operator that makes it; -1 for an input in integers.
         scale: Step of that tensor.
     """
 
@@ -126,11 +126,17 @@ class _Graph:
         """
         found = {self.name(i): i for i in range(len(self.tensors)) if self.is_activation(i)}
         for position, op in enumerate(self.operators):
-            if self.op(position) in _CONVERSIONS:
-                source, target = int(op.inputs[0]), int(op.outputs[0])
-                integers, other = (source, target) if self.op(position) == "DEQUANTIZE" else (target, source)
-                if self.scale(integers) is not None and self.scale(other) is None and self.is_activation(integers):
-                    found[self.name(other)] = integers
+            if self.op(position) not in _CONVERSIONS:
+                continue
+            source, target = int(op.inputs[0]), int(op.outputs[0])
+            if not self.is_activation(source):
+                continue
+            if self.scale(source) is None:
+                if self.scale(target) is not None:
+                    found[self.name(source)] = target
+            elif self.scale(target) is None or target in self.graph.outputs:
+                # Also integers that become the dtype of an output of integers: the layer made them before.
+                found[self.name(target)] = source
         return found
 
     def cut_open(self, stand_ins: Mapping[str, int]) -> dict[str, int]:
@@ -174,7 +180,13 @@ class _Graph:
 
 def _layers(floats: _Graph, quantized: _Graph, stand_ins: Mapping[str, int]) -> list[_Layer]:
     layers = []
-    for position, op in enumerate(floats.operators):
+    # What is lost before the first layer: no operator rounds an input that the file takes in integers.
+    for index in floats.inputs.values():
+        counterpart = stand_ins.get(floats.name(index), -1)
+        if counterpart >= 0 and (scale := quantized.scale(counterpart)) is not None:
+            position = quantized.made_by.get(counterpart, -1)
+            layers.append(_Layer(floats.name(index), "QUANTIZE", index, counterpart, position, scale))
+    for op in floats.operators:
         output = int(op.outputs[0]) if len(_list(op.outputs)) else -1
         if output < 0 or type_name(floats.tensors[output].type) != "float32":
             continue
@@ -182,7 +194,7 @@ def _layers(floats: _Graph, quantized: _Graph, stand_ins: Mapping[str, int]) -> 
         if counterpart not in quantized.made_by or (scale := quantized.scale(counterpart)) is None:
             continue
         index = quantized.made_by[counterpart]
-        layers.append(_Layer(floats.name(output), floats.op(position), output, counterpart, index, scale))
+        layers.append(_Layer(floats.name(output), quantized.op(index), output, counterpart, index, scale))
     return sorted(layers, key=lambda layer: layer.index)
 
 

@@ -29,7 +29,14 @@ def needs_explanation(variant: Variant, verdict: Verdict) -> bool:
     return variant.recipe.computes_in_integers and lost
 
 
-def measure(variant: str, quantized: bytes, float32: bytes | None, rows: Sequence[Row]) -> LayerErrors:
+def measure(
+    variant: str,
+    quantized: bytes,
+    float32: bytes | None,
+    rows: Sequence[Row],
+    *,
+    deadline_seconds: float = _DEADLINE_SECONDS,
+) -> LayerErrors:
     """The error of each layer of a variant, measured in a process of its own.
 
     Args:
@@ -37,6 +44,7 @@ def measure(variant: str, quantized: bytes, float32: bytes | None, rows: Sequenc
         quantized: The bytes that were judged.
         float32: The bytes of the float32 variant; None if there is none.
         rows: What to run them on.
+        deadline_seconds: Longest time for it; wall time.
 
     Returns:
         The errors, or a reason why there are none: this never fails.
@@ -56,7 +64,7 @@ def measure(variant: str, quantized: bytes, float32: bytes | None, rows: Sequenc
         }
         try:
             for event in child_process.run(
-                f"{__name__}:{measure_layers.__name__}", request, deadline_seconds=_DEADLINE_SECONDS
+                f"{__name__}:{measure_layers.__name__}", request, deadline_seconds=deadline_seconds
             ):
                 layers = tuple(LayerError.model_validate(layer) for layer in event["layers"])
                 return LayerErrors(variant=variant, num_examples=len(rows), layers=layers, message=event["message"])
@@ -97,7 +105,9 @@ def node_data(errors: LayerErrors, model: bytes) -> dict[str, Any]:
     """
     graph = text(read_model(model).subgraphs[0].name) or "main"
     results = {
-        str(layer.index): {"value": layer.relative_error} for layer in errors.layers if layer.relative_error is not None
+        str(layer.index): {"value": layer.relative_error}
+        for layer in errors.layers
+        if layer.index >= 0 and layer.relative_error is not None
     }
     return {graph: {"results": results, "gradient": _GRADIENT}}
 

@@ -302,8 +302,9 @@ class LayerError(Record):
 
     Attributes:
         name: Name of the layer, as in a recipe's `float_layers`: its first output in the float32 file.
-        op: Its operator, such as CONV_2D.
-        index: Position of the operator in the file's main subgraph.
+        op: Its operator, such as CONV_2D; QUANTIZE for an input of the model and for a layer left in float whose output
+            is quantized, where the error is that rounding alone.
+        index: Position of the operator in the file's main subgraph; -1 for an input that the file takes in integers.
         rmse_over_scale: Root mean square error in quantization steps; rounding alone gives about 0.289.
         mean_squared_error: Mean squared error, in the tensor's units squared.
         max_absolute_error: The largest absolute error, in the tensor's units.

@@ -100,8 +100,8 @@ class GoldenVectors(Record):
     signature: str
     runtime: str
     inputs: tuple[GoldenInput, ...]
-    outputs: tuple[GoldenOutput, ...]
-    examples: tuple[GoldenExample, ...]
+    outputs: tuple[GoldenOutput, ...] = Field(min_length=1)
+    examples: tuple[GoldenExample, ...] = Field(min_length=1)
 
 
 class GoldenResult(Record):
