@@ -498,7 +498,10 @@ class TestConstruction:
     def test_parameters_may_be_runtime_parameters(self):
         from tfx.orchestration.data_types import RuntimeParameter
 
-        names = ("eval_config", "example_splits", "budget", "objective", "confidence", "latency", "production")
+        names = (
+            "eval_config", "example_splits", "budget", "objective", "confidence", "latency", "production",
+            "golden_examples",
+        )  # fmt: skip
         parameters = {name: RuntimeParameter(name=name, ptype=str) for name in names}
         component = QuantizationEvaluator(**self.channels(), **parameters)
         assert {name: component.spec.exec_properties[name] for name in names} == parameters

@@ -228,6 +228,8 @@ class _Interpreter:
             self._interpreter.resize_tensor_input(index, stored[index].shape)
         if resized:
             self._interpreter.allocate_tensors()
+        # A row knows nothing of the one before, in a file with state as in any other.
+        self._interpreter.reset_all_variables()
         for index, value in stored.items():
             self._interpreter.set_tensor(index, value)
         self._interpreter.invoke()

@@ -327,7 +327,7 @@ class LayerErrors(Record):
 
     Attributes:
         variant: Its name.
-        num_examples: Examples the errors were measured on.
+        num_examples: Examples the errors were measured on; a layer leaves out those on which it is not finite.
         layers: One per quantized layer; empty with a reason in `message`.
         message: Why there are none.
     """
