@@ -19,6 +19,8 @@ REPORT_FILE = "report.html"
 RELEASE_FILE = "release.json"
 RECEIPTS_FILE = "receipts.json"
 MODEL_FILE = "model.tflite"
+GOLDEN_FILE = "golden.json"
+_LAYERS_FOLDER = "layers"
 BLESSED_FILE = "BLESSED"
 NOT_BLESSED_FILE = "NOT_BLESSED"
 
@@ -54,7 +56,11 @@ class TFLiteVariants(Artifact):
 
 
 class TFLiteModel(Artifact):
-    """The blessed variant: `model.tflite` with `record.json`. Not blessed: only a `record.json` that says so."""
+    """The blessed variant: `model.tflite`, `record.json`, and `golden.json` for an app to check itself.
+
+    `golden.json` (GoldenVectors) is missing if no golden examples were asked for. Not blessed: only a `record.json`
+    that says so.
+    """
 
     TYPE_NAME = "tfx_mobile.TFLiteModel"
 
@@ -63,6 +69,11 @@ class TFLiteBlessing(Artifact):
     """The verdict: `blessing.json` (an EvaluationRecord) and an empty `BLESSED` or `NOT_BLESSED`."""
 
     TYPE_NAME = "tfx_mobile.TFLiteBlessing"
+
+
+def layers_path(variant: str) -> str:
+    """Path of a variant's errors by layer, for Model Explorer, below the uri of its ModelEvaluation artifact."""
+    return posixpath.join(_LAYERS_FOLDER, f"{variant}.json")
 
 
 def variant_path(recipe_name: str) -> str:

@@ -108,7 +108,7 @@ def test_the_smallest_variant_that_passes_is_blessed(world, mixed):
     assert record.winner == winner
 
     folder = Path(outputs["blessed_model"].uri)
-    assert {path.name for path in folder.iterdir()} == {"model.tflite", "record.json"}
+    assert {path.name for path in folder.iterdir()} == {"model.tflite", "record.json", "golden.json"}
     assert (folder / "model.tflite").read_bytes() == files[winner]
     blessed = BlessedModelRecord.read(folder / "record.json")
     assert blessed.blessed
@@ -498,7 +498,10 @@ class TestConstruction:
     def test_parameters_may_be_runtime_parameters(self):
         from tfx.orchestration.data_types import RuntimeParameter
 
-        names = ("eval_config", "example_splits", "budget", "objective", "confidence", "latency", "production")
+        names = (
+            "eval_config", "example_splits", "budget", "objective", "confidence", "latency", "production",
+            "golden_examples",
+        )  # fmt: skip
         parameters = {name: RuntimeParameter(name=name, ptype=str) for name in names}
         component = QuantizationEvaluator(**self.channels(), **parameters)
         assert {name: component.spec.exec_properties[name] for name in names} == parameters

@@ -13,6 +13,11 @@ from tfx_mobile.records import (
     EvaluationSplit,
     Failure,
     Finding,
+    GoldenExample,
+    GoldenInput,
+    GoldenOutput,
+    GoldenTensor,
+    GoldenVectors,
     InputRange,
     ModelFileRecord,
     OpRecord,
@@ -169,6 +174,32 @@ def test_a_repaired_variant_is_this_json():
         '"trials":[{"float_layers":["a/MatMul"],"quality":0.5,"size_bytes":50}]}'
     )
     assert Variant.from_json(variant.to_json()) == variant
+
+
+def test_golden_vectors_are_this_json():
+    number = GoldenTensor(name="x", dtype="int8", shape=(1, 2), data="Af8=")
+    text = GoldenTensor(name="t", dtype="string", shape=(1,), strings=("YQ==",))
+    vectors = GoldenVectors(
+        model_sha256=SHA,
+        variant="v",
+        signature="serving_default",
+        runtime="ai-edge-litert 2.3.0",
+        inputs=(GoldenInput(name="x", index=0, dtype="int8", scale=0.5, zero_point=-1),),
+        outputs=(GoldenOutput(name="t", index=0, dtype="string", tolerance=0.0, reason="no quantity"),),
+        examples=(GoldenExample(example_sha256=SHA, inputs=(number,), outputs=(text,), float_outputs=(text,)),),
+    )
+    text_json = '{"data":null,"dtype":"string","name":"t","shape":[1],"strings":["YQ=="]}'
+    assert vectors.to_json().decode() == (
+        f'{{"examples":[{{"example_sha256":"{SHA}","float_outputs":[{text_json}],'
+        '"inputs":[{"data":"Af8=","dtype":"int8","name":"x","shape":[1,2],"strings":null}],'
+        f'"outputs":[{text_json}]}}],'
+        '"inputs":[{"dtype":"int8","index":0,"name":"x","scale":0.5,"zero_point":-1}],'
+        f'"model_sha256":"{SHA}",'
+        '"outputs":[{"dtype":"string","index":0,"name":"t","reason":"no quantity","scale":null,"tolerance":0.0,'
+        '"zero_point":null}],'
+        '"runtime":"ai-edge-litert 2.3.0","schema_version":1,"signature":"serving_default","variant":"v"}'
+    )
+    assert GoldenVectors.from_json(vectors.to_json()) == vectors
 
 
 def test_only_what_was_converted_counts_as_converted():

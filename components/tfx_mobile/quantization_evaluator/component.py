@@ -42,6 +42,7 @@ class QuantizationEvaluatorSpec(ComponentSpec):
         executor.CONFIDENCE_KEY: ExecutionParameter(type=str),
         executor.LATENCY_KEY: ExecutionParameter(type=str),
         executor.PRODUCTION_KEY: ExecutionParameter(type=str),
+        executor.GOLDEN_EXAMPLES_KEY: ExecutionParameter(type=str),
         executor.FINGERPRINT_KEY: ExecutionParameter(type=str),
     }
 
@@ -71,6 +72,8 @@ class QuantizationEvaluator(BaseBeamComponent):
         latency: How latency is measured, and device numbers; None to measure it only if `budget` or `objective` asks
             for it.
         production: Where to find the model that phones run today, as a second baseline; None for none.
+        golden_examples: How many examples are written beside the blessed model as golden vectors, for an app to check
+            itself; 0 for none. They hold the examples' features: write none if these must not leave the pipeline.
         transform_graph: Channel of TransformGraph, for a signature on transformed features with raw `examples`: models
             are fed its outputs, while labels and slices stay features of the examples.
         schema: Channel of the raw examples' Schema; read only if the transform graph has no metadata of its own.
@@ -100,6 +103,7 @@ class QuantizationEvaluator(BaseBeamComponent):
         confidence: Confidence | Mapping[str, Any] | RuntimeParameter | None = None,
         latency: LatencySpec | Mapping[str, Any] | RuntimeParameter | None = None,
         production: ProductionModel | Mapping[str, Any] | RuntimeParameter | None = None,
+        golden_examples: int | RuntimeParameter = parameters.DEFAULT_GOLDEN_EXAMPLES,
         transform_graph: BaseChannel | None = None,
         schema: BaseChannel | None = None,
     ) -> None:
@@ -121,6 +125,8 @@ class QuantizationEvaluator(BaseBeamComponent):
         if not isinstance(production, RuntimeParameter):
             model_in_production = parameters.parse_production(production)
             production = model_in_production.model_dump_json() if model_in_production else "null"
+        if not isinstance(golden_examples, RuntimeParameter):
+            golden_examples = str(parameters.parse_golden_examples(golden_examples))
         super().__init__(
             spec=QuantizationEvaluatorSpec(
                 examples=examples,
@@ -135,6 +141,7 @@ class QuantizationEvaluator(BaseBeamComponent):
                 confidence=confidence,
                 latency=latency,
                 production=production,
+                golden_examples=golden_examples,
                 # TFX's cache key does not see code: what decides the verdicts must be among the parameters.
                 fingerprint=canonical_json({"versions": executor.versions()}).decode(),
                 evaluation=Channel(type=ModelEvaluation),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from absl import logging
 from tensorflow_model_analysis.extractors.sql_slice_key_extractor import SqlSliceKeyExtractor
 
 from tfx_mobile.errors import EvaluationError, TFXMobileError
+from tfx_mobile.quantization_evaluator import aside, fidelity, sample
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator.gates import Rejection, metric_in_words, rejections, slice_in_words
 from tfx_mobile.quantization_evaluator.predict import FloatModel, Models, Transform, VariantFile, not_finite_rows
-from tfx_mobile.records import ModelMetrics, SliceMetrics, TensorRecord
+from tfx_mobile.records import Fidelity, ModelMetrics, SliceMetrics, TensorRecord
 
 BASELINE = eval_configs.BASELINE
 RAW_RECORD_COLUMN = tfma.ARROW_INPUT_COLUMN
@@ -25,6 +27,10 @@ _NAMESPACE = "tfx_mobile"
 _EXAMPLES = "examples"
 _NOT_FINITE = "not_finite"
 _PEEK = 100
+# Beside TFMA's files, until they are read.
+_FIDELITY_FILE = "fidelity.json"
+_SAMPLE_FILE = "sample.json"
+_SAMPLE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,16 @@ class Measurement:
         models: Metrics, the baseline's first.
         rejections: Thresholds that were missed, by variant.
         not_finite: By variant, the number of examples with a NaN or infinite output where the baseline's is finite.
+        fidelity: How close the outputs are to the baseline's, by variant and output.
+        sample: A few serialized tf.Examples, the same ones whenever the same examples are read.
     """
 
     num_examples: int
     models: tuple[ModelMetrics, ...]
     rejections: Mapping[str, tuple[Rejection, ...]]
     not_finite: Mapping[str, int]
+    fidelity: tuple[Fidelity, ...] = ()
+    sample: tuple[bytes, ...] = ()
 
 
 def find_transform(
@@ -165,6 +175,7 @@ def measure(
     config: Any,
     output_path: str,
     transform: Transform | None = None,
+    sample_size: int = 0,
 ) -> Measurement:
     """Scores all models in one pass and writes TFMA's result files.
 
@@ -176,6 +187,7 @@ def measure(
         config: The user's tfma.EvalConfig.
         output_path: Where TFMA writes.
         transform: What is applied to the examples before the models get them.
+        sample_size: How many examples to return.
 
     Raises:
         EvaluationError: A model cannot be fed or scored.
@@ -189,12 +201,17 @@ def measure(
         )
         for name, uri in [(BASELINE, baseline.uri), *((v.name, v.uri) for v in variants)]
     ]
+    findings = _findings(names, baseline.outputs, sample_size)
     extractors = [
         tfma.extractors.FeaturesExtractor(expanded),
         tfma.extractors.LabelsExtractor(expanded),
         tfma.extractors.ExampleWeightsExtractor(expanded),
         tfma.extractors.Extractor(
             stage_name="ExtractPredictions", ptransform=beam.ParDo(_Predict(baseline, variants, transform))
+        ),
+        *(
+            tfma.extractors.Extractor(f"Find[{name}]", aside.Aside(finding, posixpath.join(output_path, name)))
+            for name, finding in findings.items()
         ),
         *([SqlSliceKeyExtractor(expanded)] if any(spec.slice_keys_sql for spec in config.slicing_specs) else []),
         tfma.extractors.UnbatchExtractor(),
@@ -222,12 +239,25 @@ def measure(
             "several outputs needs output_names in metrics_specs) and the labels."
         ) from error
     counters = _counters(pipeline.result)
+    found = {name: aside.read(posixpath.join(output_path, name)) for name in findings}
     return Measurement(
         num_examples=counters.get(_EXAMPLES, 0),
         models=_read_metrics(output_path, [BASELINE, *names]),
         rejections=rejections(tfma.load_validation_result(output_path), names) if names else {},
         not_finite={name: counters.get(f"{_NOT_FINITE}/{name}", 0) for name in names},
+        fidelity=fidelity.from_json(found.get(_FIDELITY_FILE, [])),
+        sample=sample.from_json(found.get(_SAMPLE_FILE, [])),
     )
+
+
+def _findings(variants: Sequence[str], outputs: Sequence[str], sample_size: int) -> dict[str, aside.Finding[Any]]:
+    """What is found out beside the metrics, by the file it is written to; nothing without a variant."""
+    if not variants:
+        return {}
+    return {
+        _FIDELITY_FILE: fidelity.FidelityFinding(BASELINE, variants, outputs),
+        _SAMPLE_FILE: sample.SampleFinding(sample_size, _SAMPLE_BYTES),
+    }
 
 
 class _Predict(beam.DoFn):

@@ -18,7 +18,18 @@ from tfx.utils import io_utils
 
 from tfx_mobile import artifact_io, artifacts, keras_file
 from tfx_mobile.errors import ConversionError, EvaluationError
-from tfx_mobile.quantization_evaluator import costs, gates, latency, objective, parameters, predict, report
+from tfx_mobile.quantization_evaluator import (
+    close_look,
+    costs,
+    gates,
+    latency,
+    layer_errors,
+    objective,
+    parameters,
+    predict,
+    report,
+    rows,
+)
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.records import (
     BlessedModelRecord,
@@ -46,6 +57,7 @@ OBJECTIVE_KEY = "objective"
 CONFIDENCE_KEY = "confidence"
 LATENCY_KEY = "latency"
 PRODUCTION_KEY = "production"
+GOLDEN_EXAMPLES_KEY = "golden_examples"
 FINGERPRINT_KEY = "fingerprint"
 EVALUATION_KEY = "evaluation"
 BLESSING_KEY = "blessing"
@@ -95,6 +107,7 @@ class Executor(BaseBeamExecutor):
             parameters.parse_latency(exec_properties.get(LATENCY_KEY)), budget, weights
         )
         parameters.parse_production(exec_properties.get(PRODUCTION_KEY))
+        golden_examples = parameters.parse_golden_examples(exec_properties.get(GOLDEN_EXAMPLES_KEY))
         outputs = {key: artifact_utils.get_single_instance(output_dict[key]) for key in _OUTPUTS}
 
         examples = input_dict.get(EXAMPLES_KEY) or []
@@ -138,6 +151,7 @@ class Executor(BaseBeamExecutor):
                 config,
                 outputs[EVALUATION_KEY].uri,
                 transform,
+                max(layer_errors.NUM_EXAMPLES, golden_examples),
             )
             measured = _measure_files(variants, runnable, manifest, budget, latency_spec)
             verdicts = gates.judge(
@@ -175,10 +189,19 @@ class Executor(BaseBeamExecutor):
                 ),
                 latency=measured.latency,
                 quality_metric=quality.metric if quality else None,
+                fidelity=measurement.fidelity,
             )
+            close = close_look.look(
+                record,
+                golden_examples,
+                lambda variant: _signature_key(variant, manifest),
+                lambda variant: _read_judged(variants, variant),
+                lambda: rows.read(measurement.sample, baseline, manifest.source.inputs, _defaults(manifest), transform),
+            )
+            record = record.model_copy(update={"layer_errors": close.layer_errors})
             if saved_model_uri == exported_uri:
                 fileio.rmtree(exported_uri)
-            _write(outputs, record, manifest, variants)
+            _write(outputs, record, close, manifest, variants)
         except BaseException:
             _discard(outputs.values())
             raise
@@ -288,22 +311,10 @@ def _measure_files(
         files = {}
         for variant in runnable:
             files[variant.name] = Path(temp) / f"{variant.name}.tflite"
-            files[variant.name].write_bytes(_judged_bytes(variants, variant))
+            files[variant.name].write_bytes(_read_judged(variants, variant))
         return costs.measure(
             manifest.variants, files, budget, latency_spec, {r.name: (r.minimum, r.maximum) for r in ranges}
         )
-
-
-def _judged_bytes(variants: Artifact, variant: Variant) -> bytes:
-    assert variant.path is not None  # noqa: S101 (only converted variants are judged)
-    assert variant.file is not None  # noqa: S101
-    data = artifact_io.read_bytes(variants, variant.path)
-    if (actual := sha256_of(data)) != variant.file.sha256:
-        raise EvaluationError(
-            f"{variant.path} in {variants.uri} was changed while it was evaluated: it hashes to {actual}, "
-            f"{variant.file.sha256} was judged. Run TFLiteConverter again."
-        )
-    return data
 
 
 def _quality(config: Any, models: Sequence[ModelMetrics]) -> objective.Quality | None:
@@ -317,18 +328,43 @@ def _quality(config: Any, models: Sequence[ModelMetrics]) -> objective.Quality |
 def _variant_file(uri: str, variant: Variant, manifest: VariantManifest) -> predict.VariantFile:
     assert variant.file is not None  # noqa: S101 (only converted variants are run)
     assert variant.path is not None  # noqa: S101
-    keys = [signature.key for signature in variant.file.signatures]
     return predict.VariantFile(
         name=variant.name,
         uri=posixpath.join(uri, variant.path),
         sha256=variant.file.sha256,
-        signature=keys[0] if len(keys) == 1 else manifest.source.signature,
-        defaults={tensor.name: tensor.default for tensor in manifest.source.inputs if tensor.default is not None},
+        signature=_signature_key(variant, manifest),
+        defaults=_defaults(manifest),
     )
 
 
+def _signature_key(variant: Variant, manifest: VariantManifest) -> str:
+    keys = [signature.key for signature in variant.file.signatures] if variant.file else []
+    return keys[0] if len(keys) == 1 else manifest.source.signature
+
+
+def _defaults(manifest: VariantManifest) -> dict[str, predict.Default]:
+    return {tensor.name: tensor.default for tensor in manifest.source.inputs if tensor.default is not None}
+
+
+def _read_judged(variants: Artifact, variant: Variant) -> bytes:
+    """The bytes that were judged."""
+    assert variant.path is not None  # noqa: S101 (only variants with a file are judged)
+    assert variant.file is not None  # noqa: S101
+    data = artifact_io.read_bytes(variants, variant.path)
+    if (actual := sha256_of(data)) != variant.file.sha256:
+        raise EvaluationError(
+            f"{variant.path} in {variants.uri} was changed while it was evaluated: it hashes to {actual}, "
+            f"{variant.file.sha256} was judged. Run TFLiteConverter again."
+        )
+    return data
+
+
 def _write(
-    outputs: Mapping[str, Artifact], record: EvaluationRecord, manifest: VariantManifest, variants: Artifact
+    outputs: Mapping[str, Artifact],
+    record: EvaluationRecord,
+    close: close_look.CloseLook,
+    manifest: VariantManifest,
+    variants: Artifact,
 ) -> None:
     """Writes the artifacts beside TFMA's files; the blessing last, so that what is blessed is complete."""
     evaluation, blessing, blessed_model = (outputs[key] for key in _OUTPUTS)
@@ -336,11 +372,14 @@ def _write(
     winner = record.variant(record.winner) if record.winner is not None else None
     artifact_io.write_bytes(evaluation, artifacts.RECORD_FILE, document)
     artifact_io.write_bytes(evaluation, artifacts.REPORT_FILE, report.render(record).encode())
+    for name, data in close.node_data.items():
+        artifact_io.write_bytes(evaluation, artifacts.layers_path(name), canonical_json(data))
 
     if winner is not None:
-        assert winner.file is not None  # noqa: S101
-        data = _judged_bytes(variants, winner)
-        artifact_io.write_bytes(blessed_model, artifacts.MODEL_FILE, data)
+        assert winner.file is not None  # noqa: S101 (it was judged)
+        artifact_io.write_bytes(blessed_model, artifacts.MODEL_FILE, _read_judged(variants, winner))
+        if close.golden is not None:
+            artifact_io.write_bytes(blessed_model, artifacts.GOLDEN_FILE, close.golden.to_json())
         blessed_model.set_int_custom_property(artifacts.SIZE_BYTES, winner.file.size_bytes)
     blessed = BlessedModelRecord(blessed=record.blessed, variant=winner, source=manifest.source)
     artifact_io.write_bytes(blessed_model, artifacts.RECORD_FILE, blessed.to_json())

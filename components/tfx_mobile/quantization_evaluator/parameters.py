@@ -18,6 +18,8 @@ from tfx_mobile.records import Budget, Confidence, Criterion, LatencySpec
 from tfx_mobile.tflite.profiles import parse_profiles
 
 DEFAULT_SPLITS = ("eval",)
+DEFAULT_GOLDEN_EXAMPLES = 8
+MAX_GOLDEN_EXAMPLES = 64
 
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 
@@ -91,6 +93,22 @@ def parse_production(value: Any) -> ProductionModel | None:
         EvalConfigError: `value` is no ProductionModel.
     """
     return _parse(value, "production", ProductionModel, '{"destination": {...}, "model_name": "digits"}')
+
+
+def parse_golden_examples(value: Any) -> int:
+    """How many golden vectors to write; 0 for none.
+
+    Raises:
+        EvalConfigError: `value` is no such number.
+    """
+    count = artifact_io.from_json(value, "golden_examples", "8", EvalConfigError)
+    if count is None:
+        return DEFAULT_GOLDEN_EXAMPLES
+    if isinstance(count, bool) or count not in range(MAX_GOLDEN_EXAMPLES + 1):
+        raise EvalConfigError(
+            f"golden_examples={value!r} is not valid. Give a number from 0, for none, to {MAX_GOLDEN_EXAMPLES}."
+        )
+    return int(count)
 
 
 def parse_objective(value: Any) -> dict[Criterion, float]:

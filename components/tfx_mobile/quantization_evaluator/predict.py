@@ -196,6 +196,38 @@ class Models:
         return outputs
 
 
+def run_baseline(
+    baseline: FloatModel,
+    variant_inputs: Sequence[TensorRecord],
+    defaults: Mapping[str, Default],
+    features: Mapping[str, Any],
+    serialized: Array,
+    transform: Transform | None = None,
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Runs the baseline alone, and says what the variants are fed with for the same rows.
+
+    Args:
+        baseline: The float model.
+        variant_inputs: The variants' inputs before quantization.
+        defaults: As in VariantFile.
+        features: As for `Models.predict`.
+        serialized: As for `Models.predict`.
+        transform: As for `Models`.
+
+    Returns:
+        By name, the variants' inputs in real values and the baseline's outputs; arrays [rows, ...].
+
+    Raises:
+        EvaluationError: A model input has no feature or one that does not fit.
+    """
+    baseline_features = variant_features = features
+    if transform is not None:
+        baseline_features, variant_features = _OpenTransform(transform).run(features, serialized)
+    records = {record.name: record for record in variant_inputs}
+    inputs = _real_inputs(records, defaults, variant_features, len(serialized), "the variants")
+    return inputs, _OpenSavedModel(baseline).run(baseline_features, serialized)
+
+
 def not_finite_rows(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> int:
     """Rows in which a variant's output is NaN or infinite where the baseline's is finite."""
     bad = np.zeros(len(next(iter(expected.values()))), bool)
@@ -269,21 +301,32 @@ class _OpenVariant:
         self._runner = SignatureRunner(data, variant.signature)
 
     def run(self, features: Mapping[str, Any], rows: int) -> dict[str, Array]:
-        filled = {
-            **features,
-            **{
-                name: _fill(self._runner.inputs[name], features.get(name), default, rows)
-                for name, default in self._defaults.items()
-                if name in self._runner.inputs
-            },
-        }
-        tensors = {n: _conform(record, filled, f"variant {self._name!r}") for n, record in self._runner.inputs.items()}
+        tensors = _real_inputs(self._runner.inputs, self._defaults, features, rows, f"variant {self._name!r}")
         try:
             return _in_steps(self._runner.run, tensors, self._runner.batch_size)
         except (ValueError, RuntimeError) as error:
             raise EvaluationError(
                 f"Variant {self._name!r} cannot take the features of {rows} examples: {error}"
             ) from None
+
+
+def _real_inputs(
+    records: Mapping[str, TensorRecord],
+    defaults: Mapping[str, Default],
+    features: Mapping[str, Any],
+    rows: int,
+    model: str,
+) -> dict[str, Array]:
+    """What a variant is fed with, in real values: features as its inputs take them, defaults filled in."""
+    filled = {
+        **features,
+        **{
+            name: _fill(records[name], features.get(name), default, rows)
+            for name, default in defaults.items()
+            if name in records
+        },
+    }
+    return {name: _conform(record, filled, model) for name, record in records.items()}
 
 
 def _fill(record: TensorRecord, values: Any, default: Default, rows: int) -> Any:

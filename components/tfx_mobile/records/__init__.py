@@ -47,6 +47,15 @@ from tfx_mobile.records.evaluation import (
     VariantCost,
     Verdict,
 )
+from tfx_mobile.records.golden import (
+    GoldenCheck,
+    GoldenExample,
+    GoldenInput,
+    GoldenOutput,
+    GoldenResult,
+    GoldenTensor,
+    GoldenVectors,
+)
 from tfx_mobile.records.inspection import (
     AssociatedFileRecord,
     FileTensorRecord,
@@ -101,6 +110,13 @@ __all__ = [
     "Fidelity",
     "FileTensorRecord",
     "Finding",
+    "GoldenCheck",
+    "GoldenExample",
+    "GoldenInput",
+    "GoldenOutput",
+    "GoldenResult",
+    "GoldenTensor",
+    "GoldenVectors",
     "InputRange",
     "InspectionRecord",
     "LatencyRecord",

@@ -302,11 +302,13 @@ class Fidelity(Record):
         variant: Its name.
         output: Name of the output.
         num_examples: Compared examples: those on which both are finite.
-        top1_agreement: Share of examples, or of positions, whose largest entry is the same; None where there is no
-            largest entry to speak of.
-        cosine_similarity: Of all values as one vector; None if one is all zero.
-        snr_db: Signal-to-noise ratio in decibels; None if the outputs are equal.
-        max_absolute_error: The largest difference of a value.
+        top1_agreement: Share of examples, or of positions, that mean the same class: the same largest entry of the last
+            axis; for a single entry between 0 and 1, the same side of 0.5; for integers, booleans and strings, the same
+            value. None for any other single entry, and without examples.
+        cosine_similarity: Of all values as one vector; None if one is all zero, and for what is no float.
+        snr_db: Signal-to-noise ratio in decibels; None if the outputs are equal or the float model's are all zero, and
+            for what is no float.
+        max_absolute_error: The largest difference of a value; None for what is no float, and without examples.
     """
 
     variant: str
@@ -315,19 +317,25 @@ class Fidelity(Record):
     top1_agreement: float | None
     cosine_similarity: float | None
     snr_db: float | None
-    max_absolute_error: float
+    max_absolute_error: float | None
 
 
 class LayerError(Record):
-    """The quantization error of one layer.
+    """The quantization error that one layer makes by itself.
+
+    It is the difference between the layer's output and what the float layer makes of the same inputs.
 
     Attributes:
-        name: The layer's output tensor.
-        op: Its operator, such as CONV_2D.
-        index: Position of the operator in the file's main subgraph.
+        name: Name of the layer, as in a recipe's `float_layers`: its first output in the float32 file.
+        op: Its operator, such as CONV_2D; QUANTIZE for an input of the model and for a layer left in float whose output
+            is quantized, where the error is that rounding alone.
+        index: Position of the operator in the file's main subgraph; -1 for an input that the file takes in integers.
         rmse_over_scale: Root mean square error in quantization steps; rounding alone gives about 0.289.
         mean_squared_error: Mean squared error, in the tensor's units squared.
         max_absolute_error: The largest absolute error, in the tensor's units.
+        relative_error: Root mean square error of a channel over the standard deviation of its float values, averaged
+            over the channels; 1 means that nothing is left of the signal. It finds a layer in which one loud channel
+            takes the whole range, which `rmse_over_scale` does not. None if no channel varies.
     """
 
     name: str
@@ -336,6 +344,7 @@ class LayerError(Record):
     rmse_over_scale: float
     mean_squared_error: float
     max_absolute_error: float
+    relative_error: float | None = None
 
 
 class LayerErrors(Record):
@@ -343,7 +352,7 @@ class LayerErrors(Record):
 
     Attributes:
         variant: Its name.
-        num_examples: Examples the errors were measured on.
+        num_examples: Examples the errors were measured on; a layer leaves out those on which it is not finite.
         layers: One per quantized layer; empty with a reason in `message`.
         message: Why there are none.
     """

@@ -134,18 +134,39 @@ class SignatureRunner:
             ValueError: A feature has the wrong number of elements, or cannot be represented in the input's type.
             RuntimeError: The interpreter failed.
         """
-        missing = sorted(self.inputs.keys() - features.keys())
-        if missing:
-            raise KeyError(f"no feature for model input {', '.join(missing)}; there are: {', '.join(sorted(features))}")
-        tensors = {name: self._to_tensor(record, features[name]) for name, record in self.inputs.items()}
+        tensors = self.to_tensors(features)
         rows = len(next(iter(tensors.values())))
         if self.batch_size is None:
-            return self._invoke(tensors)
+            return self._run(tensors)
         step = self.batch_size
         if rows % step:
             raise ValueError(f"{rows} rows do not fill batches of {step}")
-        parts = [self._invoke({n: t[i : i + step] for n, t in tensors.items()}) for i in range(0, rows, step)]
+        parts = [self._run({n: t[i : i + step] for n, t in tensors.items()}) for i in range(0, rows, step)]
         return {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
+
+    def to_tensors(self, features: Mapping[str, Array]) -> dict[str, Array]:
+        """The input tensors that `run` feeds to the file, in its own dtypes, by input name.
+
+        Args:
+            features: As for `run`.
+
+        Raises:
+            KeyError: As for `run`.
+            ValueError: As for `run`.
+        """
+        missing = sorted(self.inputs.keys() - features.keys())
+        if missing:
+            raise KeyError(f"no feature for model input {', '.join(missing)}; there are: {', '.join(sorted(features))}")
+        return {name: self._to_tensor(record, features[name]) for name, record in self.inputs.items()}
+
+    def invoke(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the file once on input tensors in its own dtypes; returns its output tensors as they are, by name.
+
+        Raises:
+            ValueError: A tensor has another dtype or shape than the file takes.
+            RuntimeError: The interpreter failed.
+        """
+        return {name: np.array(value) for name, value in self._runner(**tensors).items()}
 
     def _to_tensor(self, record: TensorRecord, values: Array) -> Array:
         values = np.asarray(values)
@@ -170,7 +191,7 @@ class SignatureRunner:
             raise ValueError(f"model input {record.name!r} is {record.dtype}, the feature is {values.dtype}")
         return values.astype(record.dtype)
 
-    def _invoke(self, tensors: dict[str, Array]) -> dict[str, Array]:
+    def _run(self, tensors: dict[str, Array]) -> dict[str, Array]:
         outputs = self._runner(**tensors)
         return {name: self._to_real(record, outputs[name]) for name, record in self.outputs.items()}
 
