@@ -29,6 +29,7 @@ _HOME = {
     "TFLiteModel": "tfx_mobile.artifacts",
     "TFLiteBlessing": "tfx_mobile.artifacts",
     "TFXMobileError": "tfx_mobile.errors",
+    "beam_worker_args": "tfx_mobile.beam_workers",
 }
 
 __all__ = [
@@ -50,10 +51,12 @@ __all__ = [
     "TFLiteVariants",
     "TFXMobileError",
     "__version__",
+    "beam_worker_args",
 ]
 
 if TYPE_CHECKING:
     from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
+    from tfx_mobile.beam_workers import beam_worker_args
     from tfx_mobile.errors import TFXMobileError
     from tfx_mobile.mobile_pusher.component import MobilePusher
     from tfx_mobile.quantization_evaluator.component import QuantizationEvaluator

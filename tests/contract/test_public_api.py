@@ -28,6 +28,7 @@ PUBLIC = [
     "TFLiteVariants",
     "TFXMobileError",
     "__version__",
+    "beam_worker_args",
 ]
 
 
@@ -57,7 +58,16 @@ def test_the_version_is_the_distributions():
 
 
 @pytest.mark.parametrize(
-    "name", ["ConversionRecipe", "CalibrationSpec", "Budget", "LatencySpec", "FilesystemDestination", "ProductionModel"]
+    "name",
+    [
+        "ConversionRecipe",
+        "CalibrationSpec",
+        "Budget",
+        "LatencySpec",
+        "FilesystemDestination",
+        "ProductionModel",
+        "beam_worker_args",
+    ],
 )
 def test_plain_data_imports_neither_tfx_nor_tensorflow(name):
     heavy = "('tfx', 'tensorflow', 'apache_beam', 'tensorflow_model_analysis', 'keras')"

@@ -27,9 +27,7 @@ PATH = "apache_beam.runners.dask.dask_runner.DaskRunner"
     ],
 )
 def test_the_dask_runner_is_refused_in_any_spelling(arguments):
-    with pytest.raises(
-        EvalConfigError, match=r"--runner=.*(?i:dask).* is refused: .*loses elements without an error.*Leave"
-    ):
+    with pytest.raises(EvalConfigError, match=r"--runner=.*(?i:dask).* is refused: .*loses elements without"):
         beam_options.check_arguments(arguments)
 
 

@@ -13,8 +13,8 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from tfx.types.standard_artifacts import Examples, Model, ModelEvaluation, Schema, TransformGraph
 
 from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
-from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator import beam_options, executor, parameters
+from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator.production import ProductionModel
 from tfx_mobile.records import Budget, Confidence, LatencySpec, canonical_json
 
@@ -146,7 +146,7 @@ class QuantizationEvaluator(BaseBeamComponent):
                 component runs.
 
         Raises:
-            EvalConfigError: A ValueError. The DaskRunner is named, or an argument by which Beam returns without results.
+            EvalConfigError: A ValueError. The DaskRunner is named, or an argument with which Beam returns no results.
         """
         arguments = list(beam_pipeline_args)
         beam_options.check_arguments(arguments)

@@ -18,8 +18,8 @@ from tfx.utils import io_utils
 
 from tfx_mobile import artifact_io, artifacts, keras_file
 from tfx_mobile.errors import ConversionError, EvaluationError
-from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator import beam_options, gates, parameters, predict, report
+from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.records import (
     BlessedModelRecord,
     EvaluationRecord,
@@ -66,7 +66,7 @@ class Executor(BaseBeamExecutor):
 
     def __init__(self, context: BaseBeamExecutor.Context | None = None) -> None:
         super().__init__(context)
-        self._beam_pipeline_args = [*self._beam_pipeline_args, *beam_options.local_runner(self._beam_pipeline_args)]
+        self._beam_pipeline_args.extend(beam_options.local_runner(self._beam_pipeline_args))
 
     def Do(
         self,
