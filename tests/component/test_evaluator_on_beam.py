@@ -1,5 +1,6 @@
 """QuantizationEvaluator on Beam's engines: the same results from one process and from several, and what is refused."""
 
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from tests.fakes import evaluations, models
 from tfx_mobile import QuantizationEvaluator
 from tfx_mobile.artifacts import TFLiteVariants
 from tfx_mobile.errors import EvalConfigError, EvaluationError
+from tfx_mobile.quantization_evaluator import worker_versions
 from tfx_mobile.quantization_evaluator.eval_config import to_json
 from tfx_mobile.quantization_evaluator.executor import Executor
+from tfx_mobile.quantization_evaluator.versions import versions
 from tfx_mobile.records import EvaluationRecord
 
 TWO_WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
@@ -197,3 +200,12 @@ def test_a_runner_that_counts_nothing_is_an_error(world, tmp_path):
     with pytest.raises(EvaluationError, match=r"SilentRunner ended without saying how many examples.*--runner"):
         world.run_on(lambda: beam.Pipeline(runner=SilentRunner()), tmp_path)
     assert not [path for path in (tmp_path / "evaluation").iterdir()]
+
+
+def test_workers_of_another_version_are_an_error(world, tmp_path, monkeypatch):
+    # What is asked first is asked where the pipeline is made.
+    answers = itertools.chain([versions()], itertools.repeat({**versions(), "tensorflow": "1.15"}))
+    monkeypatch.setattr(worker_versions, "versions", lambda: next(answers))
+    with pytest.raises(EvaluationError, match=r"A Beam worker runs tensorflow 1\.15 instead of 2.*beam_worker_args"):
+        world.run(tmp_path)
+    assert not list((tmp_path / "evaluation").iterdir())

@@ -16,6 +16,7 @@ from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
 from tfx_mobile.quantization_evaluator import beam_options, executor, parameters
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator.production import ProductionModel
+from tfx_mobile.quantization_evaluator.versions import versions
 from tfx_mobile.records import Budget, Confidence, LatencySpec, canonical_json
 
 
@@ -131,7 +132,7 @@ class QuantizationEvaluator(BaseBeamComponent):
                 latency=latency,
                 production=production,
                 # TFX's cache key does not see code: what decides the verdicts must be among the parameters.
-                fingerprint=canonical_json({"versions": executor.versions()}).decode(),
+                fingerprint=canonical_json({"versions": versions()}).decode(),
                 evaluation=Channel(type=ModelEvaluation),
                 blessing=Channel(type=TFLiteBlessing),
                 blessed_model=Channel(type=TFLiteModel),

@@ -17,6 +17,7 @@ from tfx_mobile.errors import EvaluationError, TFXMobileError
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator.gates import Rejection, metric_in_words, rejections, slice_in_words
 from tfx_mobile.quantization_evaluator.predict import FloatModel, Models, Transform, VariantFile, not_finite_rows
+from tfx_mobile.quantization_evaluator.worker_versions import CheckVersions
 from tfx_mobile.records import ModelMetrics, SliceMetrics, TensorRecord
 
 BASELINE = eval_configs.BASELINE
@@ -206,6 +207,7 @@ def measure(
             _ = (
                 batches
                 | "Flatten" >> beam.Flatten()
+                | "CheckVersions" >> beam.ParDo(CheckVersions())
                 | "ExtractEvaluateAndWriteResults"
                 >> tfma.ExtractEvaluateAndWriteResults(
                     eval_config=expanded,

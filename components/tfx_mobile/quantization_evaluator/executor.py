@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import posixpath
 import tempfile
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from tfx_mobile import artifact_io, artifacts, keras_file
 from tfx_mobile.errors import ConversionError, EvaluationError
 from tfx_mobile.quantization_evaluator import beam_options, gates, parameters, predict, report
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
+from tfx_mobile.quantization_evaluator.versions import versions
 from tfx_mobile.records import (
     BlessedModelRecord,
     EvaluationRecord,
@@ -53,12 +53,6 @@ _EXPORTED = "exported_model"
 _EXPORT_SECONDS = 600.0
 
 _TELEMETRY = ["QuantizationEvaluator"]
-_VERSIONED = ("tfx-mobile", "tensorflow-model-analysis", "tensorflow", "ai-edge-litert")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the verdicts, read without importing any of it."""
-    return {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
 class Executor(BaseBeamExecutor):
