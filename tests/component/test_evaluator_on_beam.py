@@ -114,7 +114,7 @@ def test_what_workers_get_can_be_pickled_and_holds_no_model(world, tmp_path):
                 data = pickler.dumps(function)
                 # By reference, so that a worker runs the code that it has installed; and nothing that was opened here.
                 assert type(pickler.loads(data)) is type(function)
-                assert len(data) < min(map(len, world.files.values()))
+                assert b"TFL3" not in data  # the identifier in every .tflite file
         finally:
             pickler.set_library(pickler.DEFAULT_PICKLE_LIB)
 
