@@ -197,7 +197,7 @@ class SilentRunner(FnApiRunner):
 
 
 def test_a_runner_that_counts_nothing_is_an_error(world, tmp_path):
-    with pytest.raises(EvaluationError, match=r"SilentRunner ended without saying how many examples.*--runner"):
+    with pytest.raises(EvaluationError, match=r"runner ended without saying how many examples.*--runner"):
         world.run_on(lambda: beam.Pipeline(runner=SilentRunner()), tmp_path)
     assert not [path for path in (tmp_path / "evaluation").iterdir()]
 

@@ -224,14 +224,8 @@ def measure(
             "several outputs needs output_names in metrics_specs) and the labels."
         ) from error
     counters = _counters(pipeline.result)
-    if not counters.get(_EXAMPLES):
-        # Without counters NaN outputs would go unnoticed, and no example at all would look like a good model.
-        raise EvaluationError(
-            f"{type(pipeline.runner).__name__} ended without saying how many examples it evaluated, so nothing can be "
-            "judged. Use a runner that reports Beam's counters: leave --runner out, or use DataflowRunner."
-        )
     return Measurement(
-        num_examples=counters[_EXAMPLES],
+        num_examples=counters.get(_EXAMPLES, 0),
         models=_read_metrics(output_path, [BASELINE, *names]),
         rejections=rejections(tfma.load_validation_result(output_path), names) if names else {},
         not_finite={name: counters.get(f"{_NOT_FINITE}/{name}", 0) for name in names},
@@ -287,8 +281,15 @@ def _counters(result: Any) -> dict[str, int]:
     try:
         query = result.metrics().query(beam.metrics.MetricsFilter().with_namespace(_NAMESPACE))
     except NotImplementedError:  # what Beam's base class says for runners that count nothing
-        return {}
-    return {counter.key.metric.name: int(counter.result) for counter in query["counters"]}
+        query = {"counters": []}
+    counters = {counter.key.metric.name: int(counter.result) for counter in query["counters"]}
+    if not counters.get(_EXAMPLES):
+        # Without counters nobody would see NaN outputs, and a model scored on nothing would look like any other.
+        raise EvaluationError(
+            "The Beam runner ended without saying how many examples it evaluated, so nothing can be judged. Use one "
+            "that reports Beam's counters: leave --runner out, or use DataflowRunner."
+        )
+    return counters
 
 
 def _read_metrics(output_path: str, models: Sequence[str]) -> tuple[ModelMetrics, ...]:
