@@ -15,7 +15,8 @@ leaves 0.9 to 1.1, all is run again.
 The network is MobileNetV2(input_shape=(96, 96, 3), weights=None, classes=10). Its convolutions stay random; its batch
 normalizations get the statistics of a forward pass over seeded images, as training would have given them, and its
 logits are centred and spread, so that it tells ten classes apart. The label of an image is the class that the float
-model gives, so accuracy is agreement with the float model.
+model gives, so accuracy is agreement with the float model. Such a network magnifies rounding errors as no trained one
+does: low accuracies of quantized variants, and differences between the kernels of both sides, mean nothing here.
 """
 
 from __future__ import annotations
@@ -39,7 +40,12 @@ SHAPE = (SIDE, SIDE, 3)
 BATCH = 64  # as many as the evaluator runs at once
 STOCK = ("ours_3", "stock_3")
 BOUND = ("ours_6", "ours_1", "bare_1", "bare_6", "bare_6_and_saved_model")
-TARGETS = {"ratio_stock_to_ours": 2.0, "ratio_ours_to_bare": 1.25, "added_by_variants_to_bare": 1.2}
+TARGETS = {
+    "ratio_stock_to_ours": 2.0,
+    "ratio_ours_to_bare": 1.25,
+    "ratio_ours_to_bare_and_saved_model": 1.25,
+    "added_by_variants_to_bare": 1.2,
+}
 
 
 def main() -> None:
@@ -86,7 +92,7 @@ def main() -> None:
     }
     write_result(__file__, result, whole=arguments.rows == ROWS)
     for name, value in figures.items():
-        print(f"{name}: {value}" + (f", target {TARGETS[name]}" if name in TARGETS else ""))
+        print(f"{name}: {value}, target {TARGETS[name]}")
 
 
 def run(step: str, work: str, arguments: argparse.Namespace) -> Any:
