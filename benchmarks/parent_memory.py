@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring import run_child, write_result
+from measuring import peak_bytes, run_child, write_result
 
 ONE = ["float32"]
 ALL = [
@@ -132,11 +131,6 @@ def bounded_search() -> dict[str, Any]:
     """`mixed_precision` with few trials: its search runs in the child, and what it finds is not the question here."""
     repair = {"max_trials": 2, "num_examples": SAMPLES}
     return {"name": "mixed_precision", "quantization": "mixed_precision", "repair": repair}
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process alone."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

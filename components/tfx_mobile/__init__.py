@@ -30,6 +30,7 @@ _HOME = {
     "TFLiteModel": "tfx_mobile.artifacts",
     "TFLiteBlessing": "tfx_mobile.artifacts",
     "TFXMobileError": "tfx_mobile.errors",
+    "beam_worker_args": "tfx_mobile.beam_workers",
 }
 
 __all__ = [
@@ -51,11 +52,13 @@ __all__ = [
     "TFLiteVariants",
     "TFXMobileError",
     "__version__",
+    "beam_worker_args",
     "read_device_latencies",
 ]
 
 if TYPE_CHECKING:
     from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
+    from tfx_mobile.beam_workers import beam_worker_args
     from tfx_mobile.errors import TFXMobileError
     from tfx_mobile.mobile_pusher.component import MobilePusher
     from tfx_mobile.quantization_evaluator.component import QuantizationEvaluator

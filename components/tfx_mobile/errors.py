@@ -10,6 +10,7 @@
     │   └── ConverterCrashedError     the converter process died or ran out of time
     ├── EvaluationError               the evaluation cannot be carried out as configured
     │   └── EvalConfigError           the EvalConfig or another parameter makes no sense (also a ValueError)
+    ├── BeamWorkerError               remote Beam workers could not be given this package (also a ValueError)
     ├── ModelFileError                a .tflite that is corrupt, altered or cannot be loaded
     └── PushError                     publishing failed
         ├── NotBlessedError           the blessing does not name the bytes at hand
@@ -62,6 +63,10 @@ class EvaluationError(TFXMobileError):
 
 class EvalConfigError(EvaluationError, ValueError):
     """The EvalConfig or a parameter of the evaluation is invalid; raised while the pipeline is defined if possible."""
+
+
+class BeamWorkerError(TFXMobileError, ValueError):
+    """Beam arguments for remote workers cannot be made of what was given or is installed."""
 
 
 class ModelFileError(TFXMobileError):

@@ -28,6 +28,7 @@ PUBLIC = [
     "TFLiteVariants",
     "TFXMobileError",
     "__version__",
+    "beam_worker_args",
     "read_device_latencies",
 ]
 
@@ -67,6 +68,7 @@ def test_the_version_is_the_distributions():
         "FilesystemDestination",
         "ProductionModel",
         "read_device_latencies",
+        "beam_worker_args",
     ],
 )
 def test_plain_data_imports_neither_tfx_nor_tensorflow(name):

@@ -280,3 +280,25 @@ def test_only_values_lost_by_the_variant_count_as_not_finite():
     outputs = {"a": np.array([[np.nan, 2.0], [np.nan, 3.0], [4.0, np.inf]]), "n": np.array([1, 2, 3])}
     assert not_finite_rows(outputs, expected) == 2
     assert not_finite_rows(expected, expected) == 0
+
+
+def test_what_a_row_gives_does_not_depend_on_the_batch_it_comes_in(tmp_path):
+    import keras
+
+    keras.utils.set_random_seed(0)
+    # Wide enough that TensorFlow's matrix-vector kernel adds up in another order than its matrix-matrix kernel.
+    image = keras.Input((1024,), name="image")
+    hidden = keras.layers.Dense(128, activation="relu")(image)
+    keras.Model(image, keras.layers.Dense(10)(hidden)).export(str(tmp_path), format="tf_saved_model", verbose=False)
+    opened = Models("saved_model", baseline(str(tmp_path)), [])
+    images = np.random.default_rng(0).normal(size=(129, 1024)).astype(np.float32)
+
+    def predict(rows):
+        serialized = np.array([b""] * len(rows), object)
+        (outputs,) = opened.predict({"image": rows}, serialized)["saved_model"].values()
+        return outputs
+
+    together = predict(images)
+    for size in (1, 7, 64, 65):
+        parts = [predict(images[start : start + size]) for start in range(0, len(images), size)]
+        np.testing.assert_array_equal(np.concatenate(parts), together)

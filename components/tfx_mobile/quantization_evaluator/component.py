@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
@@ -13,9 +13,10 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from tfx.types.standard_artifacts import Examples, Model, ModelEvaluation, Schema, TransformGraph
 
 from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
+from tfx_mobile.quantization_evaluator import beam_options, executor, parameters
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
-from tfx_mobile.quantization_evaluator import executor, parameters
 from tfx_mobile.quantization_evaluator.production import ProductionModel
+from tfx_mobile.quantization_evaluator.versions import versions
 from tfx_mobile.records import Budget, Confidence, LatencySpec, canonical_json
 
 
@@ -143,9 +144,24 @@ class QuantizationEvaluator(BaseBeamComponent):
                 production=production,
                 golden_examples=golden_examples,
                 # TFX's cache key does not see code: what decides the verdicts must be among the parameters.
-                fingerprint=canonical_json({"versions": executor.versions()}).decode(),
+                fingerprint=canonical_json({"versions": versions()}).decode(),
                 evaluation=Channel(type=ModelEvaluation),
                 blessing=Channel(type=TFLiteBlessing),
                 blessed_model=Channel(type=TFLiteModel),
             )
         )
+
+    def with_beam_pipeline_args(self, beam_pipeline_args: Iterable[Any]) -> QuantizationEvaluator:
+        """Adds Beam arguments for this component, as on every Beam component. See docs/scale.md.
+
+        Args:
+            beam_pipeline_args: Texts or placeholders; those of the pipeline and placeholders are checked when the
+                component runs.
+
+        Raises:
+            EvalConfigError: A ValueError. The DaskRunner is named, or an argument with which Beam returns no results.
+        """
+        arguments = list(beam_pipeline_args)
+        beam_options.check_arguments(arguments)
+        super().with_beam_pipeline_args(arguments)
+        return self

@@ -19,6 +19,7 @@ from tfx_mobile.quantization_evaluator import aside, fidelity, sample
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator.gates import Rejection, metric_in_words, rejections, slice_in_words
 from tfx_mobile.quantization_evaluator.predict import FloatModel, Models, Transform, VariantFile, not_finite_rows
+from tfx_mobile.quantization_evaluator.worker_versions import CheckVersions
 from tfx_mobile.records import Fidelity, ModelMetrics, SliceMetrics, TensorRecord
 
 BASELINE = eval_configs.BASELINE
@@ -223,6 +224,7 @@ def measure(
             _ = (
                 batches
                 | "Flatten" >> beam.Flatten()
+                | "CheckVersions" >> beam.ParDo(CheckVersions())
                 | "ExtractEvaluateAndWriteResults"
                 >> tfma.ExtractEvaluateAndWriteResults(
                     eval_config=expanded,
@@ -306,8 +308,18 @@ def _own_error(error: BaseException) -> TFXMobileError | None:
 
 
 def _counters(result: Any) -> dict[str, int]:
-    query = result.metrics().query(beam.metrics.MetricsFilter().with_namespace(_NAMESPACE))
-    return {counter.key.metric.name: int(counter.result) for counter in query["counters"]}
+    try:
+        query = result.metrics().query(beam.metrics.MetricsFilter().with_namespace(_NAMESPACE))
+    except NotImplementedError:  # what Beam's base class says for runners that count nothing
+        query = {"counters": []}
+    counters = {counter.key.metric.name: int(counter.result) for counter in query["counters"]}
+    if not counters.get(_EXAMPLES):
+        # Without counters nobody would see NaN outputs, and a model scored on nothing would look like any other.
+        raise EvaluationError(
+            "The Beam runner ended without saying how many examples it evaluated, so nothing can be judged. Use one "
+            "that reports Beam's counters: leave --runner out, or use DataflowRunner."
+        )
+    return counters
 
 
 def _read_metrics(output_path: str, models: Sequence[str]) -> tuple[ModelMetrics, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import posixpath
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from tfx.utils import io_utils
 from tfx_mobile import artifact_io, artifacts, keras_file
 from tfx_mobile.errors import ConversionError, EvaluationError
 from tfx_mobile.quantization_evaluator import (
+    beam_options,
     close_look,
     costs,
     gates,
@@ -31,6 +31,7 @@ from tfx_mobile.quantization_evaluator import (
     rows,
 )
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
+from tfx_mobile.quantization_evaluator.versions import versions
 from tfx_mobile.records import (
     BlessedModelRecord,
     Budget,
@@ -68,16 +69,14 @@ _EXPORTED = "exported_model"
 _EXPORT_SECONDS = 600.0
 
 _TELEMETRY = ["QuantizationEvaluator"]
-_VERSIONED = ("tfx-mobile", "tensorflow-model-analysis", "tensorflow", "ai-edge-litert")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the verdicts, read without importing any of it."""
-    return {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
 class Executor(BaseBeamExecutor):
     """Executor of QuantizationEvaluator; its class path is public, compiled pipelines name it."""
+
+    def __init__(self, context: BaseBeamExecutor.Context | None = None) -> None:
+        super().__init__(context)
+        self._beam_pipeline_args.extend(beam_options.local_runner(self._beam_pipeline_args))
 
     def Do(
         self,
@@ -94,10 +93,12 @@ class Executor(BaseBeamExecutor):
             exec_properties: The component's parameters, as JSON or as what it stands for.
 
         Raises:
-            EvalConfigError: A parameter is not valid.
+            EvalConfigError: A parameter or a Beam argument is not valid.
             EvaluationError: The inputs do not fit each other or the parameters.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
+        beam_options.check_arguments(self._beam_pipeline_args)
+        beam_options.check_pipeline(self._make_beam_pipeline())
         config = eval_configs.from_json(exec_properties[EVAL_CONFIG_KEY])
         splits = parameters.parse_splits(exec_properties.get(EXAMPLE_SPLITS_KEY))
         budget = parameters.parse_budget(exec_properties.get(BUDGET_KEY))

@@ -415,9 +415,13 @@ def _fits(shape: tuple[int, ...], open_shape: tuple[int, ...]) -> bool:
 
 
 def _in_steps(run: Any, tensors: Mapping[str, Array], fixed: int | None) -> dict[str, Array]:
-    """Runs `run` on steps of bounded size. A file of fixed batch size gets its last step filled up by repetition."""
+    """Runs `run` on steps of bounded size. A file of fixed batch size gets its last step filled up by repetition.
+
+    Which rows share a batch depends on Beam's timing and workers, so results must not depend on it. They do for a row
+    that comes alone, as it goes through matrix-vector kernels with other sums: it gets company.
+    """
     rows = len(next(iter(tensors.values())))
-    padding = -rows % fixed if fixed else 0
+    padding = -rows % fixed if fixed else int(rows % _MAX_ROWS == 1)
     if padding:
         tensors = {name: np.concatenate([t, np.repeat(t[-1:], padding, axis=0)]) for name, t in tensors.items()}
     step = fixed * max(1, _MAX_ROWS // fixed) if fixed else _MAX_ROWS
