@@ -12,11 +12,19 @@ import apache_beam as beam
 import tensorflow_model_analysis as tfma
 from absl import logging
 from tensorflow_model_analysis.extractors.sql_slice_key_extractor import SqlSliceKeyExtractor
+from tensorflow_model_analysis.slicer import slicer_lib
 
 from tfx_mobile.errors import EvaluationError, TFXMobileError
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
-from tfx_mobile.quantization_evaluator.gates import Rejection, metric_in_words, rejections, slice_in_words
+from tfx_mobile.quantization_evaluator.paired import PairedSample
 from tfx_mobile.quantization_evaluator.predict import FloatModel, Models, Transform, VariantFile, not_finite_rows
+from tfx_mobile.quantization_evaluator.thresholds import (
+    Rejection,
+    SliceKey,
+    metric_in_words,
+    rejections,
+    slice_in_words,
+)
 from tfx_mobile.records import ModelMetrics, SliceMetrics, TensorRecord
 
 BASELINE = eval_configs.BASELINE
@@ -36,12 +44,14 @@ class Measurement:
         models: Metrics, the baseline's first.
         rejections: Thresholds that were missed, by variant.
         not_finite: By variant, the number of examples with a NaN or infinite output where the baseline's is finite.
+        paired: What was collected of each variant and reference on the same examples.
     """
 
     num_examples: int
     models: tuple[ModelMetrics, ...]
     rejections: Mapping[str, tuple[Rejection, ...]]
     not_finite: Mapping[str, int]
+    paired: tuple[PairedSample, ...] = ()
 
 
 def find_transform(
@@ -228,6 +238,20 @@ def measure(
         rejections=rejections(tfma.load_validation_result(output_path), names) if names else {},
         not_finite={name: counters.get(f"{_NOT_FINITE}/{name}", 0) for name in names},
     )
+
+
+def slice_keys(output_path: str) -> dict[str, SliceKey]:
+    """TFMA's key of every slice it wrote metrics of, by the slice in words; overall first.
+
+    Args:
+        output_path: Where TFMA wrote.
+    """
+    found = []
+    for per_slice in tfma.load_metrics(output_path):
+        if not per_slice.HasField("cross_slice_key"):
+            words, order = slice_in_words(per_slice)
+            found.append((order, words, slicer_lib.deserialize_slice_key(per_slice.slice_key)))
+    return {words: key for _, words, key in sorted(found, key=lambda item: item[0])}
 
 
 class _Predict(beam.DoFn):

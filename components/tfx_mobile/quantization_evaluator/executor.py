@@ -19,7 +19,7 @@ from tfx.utils import io_utils
 from tfx_mobile import artifact_io, artifacts, keras_file
 from tfx_mobile.errors import ConversionError, EvaluationError
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
-from tfx_mobile.quantization_evaluator import gates, parameters, predict, report
+from tfx_mobile.quantization_evaluator import gates, parameters, predict, report, thresholds
 from tfx_mobile.records import (
     BlessedModelRecord,
     EvaluationRecord,
@@ -84,10 +84,12 @@ class Executor(BaseBeamExecutor):
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         config = eval_configs.from_json(exec_properties[EVAL_CONFIG_KEY])
+        limits = thresholds.read(config)
         splits = parameters.parse_splits(exec_properties.get(EXAMPLE_SPLITS_KEY))
         budget = parameters.parse_budget(exec_properties.get(BUDGET_KEY))
         objective = parameters.parse_objective(exec_properties.get(OBJECTIVE_KEY) or "size")
         confidence = parameters.parse_confidence(exec_properties.get(CONFIDENCE_KEY))
+        thresholds.check_worst_slice(config, confidence.worst_slice)
         parameters.parse_latency(exec_properties.get(LATENCY_KEY))
         parameters.parse_production(exec_properties.get(PRODUCTION_KEY))
         outputs = {key: artifact_utils.get_single_instance(output_dict[key]) for key in _OUTPUTS}
@@ -101,10 +103,10 @@ class Executor(BaseBeamExecutor):
         choose = "example_splits=[...]"
         files = {split: artifact_io.split_files(examples, split, choose, EvaluationError) for split in splits}
 
-        # These import TFMA, tfx.components through the stock Evaluator; pipelines are defined without.
+        # These import TFMA, tfx.components through the stock Evaluator, SciPy; pipelines are defined without.
         from tfx.components.util import tfxio_utils
 
-        from tfx_mobile.quantization_evaluator import evaluation
+        from tfx_mobile.quantization_evaluator import changes, evaluation
 
         make_source = tfxio_utils.get_tfxio_factory_from_artifact(
             examples, _TELEMETRY, raw_record_column_name=evaluation.RAW_RECORD_COLUMN
@@ -134,6 +136,15 @@ class Executor(BaseBeamExecutor):
                 outputs[EVALUATION_KEY].uri,
                 transform,
             )
+            comparison = changes.compare(
+                measurement.paired,
+                measurement.models,
+                limits,
+                evaluation.slice_keys(outputs[EVALUATION_KEY].uri),
+                measurement.rejections,
+                measurement.num_examples,
+                confidence,
+            )
             verdicts = gates.judge(
                 manifest.variants,
                 failures,
@@ -142,6 +153,8 @@ class Executor(BaseBeamExecutor):
                 measurement.num_examples,
                 measurement.models,
                 budget,
+                comparison,
+                confidence,
             )
             record = EvaluationRecord(
                 source_sha256=manifest.source.sha256,
@@ -157,6 +170,7 @@ class Executor(BaseBeamExecutor):
                 gated_metrics=eval_configs.gated_metrics(config),
                 error_splits=gates.split_errors(manifest.variants, measurement.models),
                 confidence=confidence,
+                changes=comparison.changes,
             )
             if saved_model_uri == exported_uri:
                 fileio.rmtree(exported_uri)

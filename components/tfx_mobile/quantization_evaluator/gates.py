@@ -1,13 +1,15 @@
-"""From TFMA's validation result to a verdict per variant, with reasons a person understands."""
+"""From what was measured to a verdict per variant, with reasons a person understands."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
+from tfx_mobile.quantization_evaluator.reasons import Findings, find
+from tfx_mobile.quantization_evaluator.thresholds import OVERALL, Rejection
 from tfx_mobile.records import (
     Budget,
+    Confidence,
     ErrorSplit,
     Failure,
     MetricError,
@@ -17,51 +19,8 @@ from tfx_mobile.records import (
     Verdict,
 )
 
-OVERALL = "overall"
-_HIGHER_IS_BETTER = 2  # tfma.MetricDirection
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """One threshold that one variant missed on one slice.
-
-    Attributes:
-        metric: The metric in words.
-        slice: The slice in words; None if no example fell into it.
-        value: What was compared with the limit: the metric, or for a change its difference to the baseline. None if
-            the metric was not computed there.
-        limit: The limit in words.
-        is_change: Whether the limit is on the change against the baseline.
-    """
-
-    metric: str
-    slice: str
-    value: float | None
-    limit: str
-    is_change: bool
-
-
-def rejections(validation: Any, variants: Sequence[str]) -> dict[str, tuple[Rejection, ...]]:
-    """Missed thresholds by variant, from a tfma.ValidationResult.
-
-    A slice that a threshold names and no example falls into counts against every variant: the gate was never checked.
-    """
-    found: dict[str, list[tuple[Any, Rejection]]] = {name: [] for name in variants}
-    for per_slice in validation.metric_validations_per_slice:
-        words, order = slice_in_words(per_slice)
-        for failure in per_slice.failures:
-            threshold = failure.metric_threshold
-            is_change = threshold.HasField("change_threshold")
-            limit = _change_limit(threshold.change_threshold) if is_change else _value_limit(threshold.value_threshold)
-            value = failure.metric_value.double_value.value if failure.HasField("metric_value") else None
-            rejection = Rejection(metric_in_words(failure.metric_key), words, value, limit, is_change)
-            found[failure.metric_key.model_name].append((order, rejection))
-    for specs in (validation.missing_slices, validation.missing_cross_slices):
-        for spec in specs:
-            rejection = Rejection("", " ".join(str(spec).split()), None, "", False)
-            for items in found.values():
-                items.append(((1,), rejection))
-    return {name: tuple(r for _, r in sorted(items, key=lambda item: item[0])) for name, items in found.items()}
+if TYPE_CHECKING:  # it needs SciPy, and this module is read while a pipeline is defined
+    from tfx_mobile.quantization_evaluator.changes import Comparison
 
 
 def judge(
@@ -72,6 +31,8 @@ def judge(
     num_examples: int,
     models: Sequence[ModelMetrics],
     budget: Budget,
+    comparison: Comparison,
+    confidence: Confidence,
 ) -> tuple[Verdict, ...]:
     """One verdict per variant, in the given order.
 
@@ -83,8 +44,9 @@ def judge(
         num_examples: Examples that were scored.
         models: Metrics of all models, the baseline's first.
         budget: Hard limits.
+        comparison: The changes of the variants that were scored.
+        confidence: How sure the gate must be.
     """
-    baseline, *_ = models
     verdicts = []
     for variant in variants:
         reasons = []
@@ -103,14 +65,17 @@ def judge(
                     limit="= 0",
                 )
             )
-        own = next((model for model in models if model.model == variant.name), None)
-        reasons += [_threshold_reason(r, own, baseline) for r in missed.get(variant.name, ())]
+        found = Findings((), ())
+        if variant.name in missed:
+            found = find(variant.name, missed[variant.name], comparison, models, confidence)
+        reasons += found.reasons
         verdicts.append(
             Verdict(
                 variant=variant.name,
                 sha256=variant.file.sha256 if variant.file else None,
                 passed=not reasons,
                 reasons=tuple(reasons),
+                cautions=found.cautions,
             )
         )
     return tuple(verdicts)
@@ -160,96 +125,6 @@ def metrics_on(model: ModelMetrics, slice_name: str) -> Mapping[str, float | Non
     return next((entry.metrics for entry in model.slices if entry.slice == slice_name), {})
 
 
-def slice_in_words(message: Any) -> tuple[str, Any]:
-    """A slice in words, such as `label:3`, and a key that sorts slices: overall first, then by column and value.
-
-    Args:
-        message: A TFMA message with `slice_key` or `cross_slice_key`.
-    """
-    if message.HasField("cross_slice_key"):
-        one, one_order = _slice_key_in_words(message.cross_slice_key.comparison_slice_key)
-        other, other_order = _slice_key_in_words(message.cross_slice_key.baseline_slice_key)
-        return f"{one} against {other}", (1, one_order, other_order)
-    words, order = _slice_key_in_words(message.slice_key)
-    return words, (0, order, ())
-
-
-def metric_in_words(key: Any) -> str:
-    """A metric's name, with output, sub key and aggregation where it has them; a difference has its metric's name."""
-    words = f"{key.output_name}/{key.name}" if key.output_name else str(key.name)
-    if key.HasField("sub_key"):
-        words += "".join(f"@{f.name}:{value.value}" for f, value in key.sub_key.ListFields())
-    if key.HasField("aggregation_type"):
-        words += "".join(f" ({f.name})" for f, value in key.aggregation_type.ListFields() if value)
-    return words
-
-
-def _slice_key_in_words(key: Any) -> tuple[str, Any]:
-    parts, order = [], []
-    for single in key.single_slice_keys:
-        kind = single.WhichOneof("kind")
-        value = getattr(single, kind) if kind else ""
-        text = (
-            value.decode(errors="replace")
-            if isinstance(value, bytes)
-            else f"{value:g}"
-            if kind == "float_value"
-            else value
-        )
-        parts.append(f"{single.column}:{text}")
-        order.append((single.column, (1, str(text)) if isinstance(value, (bytes, str)) else (0, value)))
-    return ", ".join(parts) or OVERALL, tuple(order)
-
-
-def _value_limit(threshold: Any) -> str:
-    bounds = []
-    if threshold.HasField("lower_bound"):
-        bounds.append(f">= {threshold.lower_bound.value:g}")
-    if threshold.HasField("upper_bound"):
-        bounds.append(f"<= {threshold.upper_bound.value:g}")
-    return " and ".join(bounds)
-
-
-def _change_limit(threshold: Any) -> str:
-    sign = ">=" if threshold.direction == _HIGHER_IS_BETTER else "<="
-    bounds = []
-    if threshold.HasField("absolute"):
-        bounds.append(f"change {sign} {threshold.absolute.value:+g}")
-    if threshold.HasField("relative"):
-        bounds.append(f"relative change {sign} {threshold.relative.value:+.4g}")
-    return " and ".join(bounds)
-
-
-def _threshold_reason(missed: Rejection, model: ModelMetrics | None, baseline: ModelMetrics) -> Reason:
-    if not missed.metric:
-        return Reason(
-            code="missing_slice",
-            message=f"A threshold is set for slices {missed.slice}, but no example falls into one: the gate was never "
-            "checked.",
-            slice=missed.slice,
-        )
-    where = "over all examples" if missed.slice == OVERALL else f"on slice {missed.slice}"
-    if missed.value is None:
-        message = f"{missed.metric} was not computed {where}; required: {missed.limit}."
-    elif missed.is_change:
-        value = metrics_on(model, missed.slice).get(missed.metric) if model else None
-        float_value = metrics_on(baseline, missed.slice).get(missed.metric)
-        message = (
-            f"{missed.metric} is {_number(value)} {where} and {_number(float_value)} for the float model, "
-            f"a change of {missed.value:+.4f}; required: {missed.limit}."
-        )
-    else:
-        message = f"{missed.metric} is {_number(missed.value)} {where}; required: {missed.limit}."
-    return Reason(
-        code="threshold",
-        message=message,
-        metric=missed.metric,
-        slice=missed.slice,
-        value=_finite(missed.value),
-        limit=missed.limit,
-    )
-
-
 def _size_reason(size: int, limit: int) -> Reason:
     return Reason(
         code="budget",
@@ -257,14 +132,6 @@ def _size_reason(size: int, limit: int) -> Reason:
         value=size,
         limit=f"<= {limit}",
     )
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or value != value or abs(value) == float("inf") else value
-
-
-def _number(value: float | None) -> str:
-    return "not a finite number" if _finite(value) is None else f"{value:.4f}"
 
 
 def _difference(value: float | None, reference: float | None) -> float | None:
