@@ -66,14 +66,15 @@ def examples_needed(sample: PairedSample, limit: float, level: float) -> int | N
         change sits on the limit, or if there is no interval.
     """
     n, change = sample.num_examples, sample.value - sample.reference_value
-    if n is None or interval(sample, level) is None:
+    if not n or not math.isfinite(change):
         return None
     if sample.gained is not None and sample.lost is not None:
         gained, lost, z = sample.gained / n, sample.lost / n, _deviate(level)
         return _smallest(lambda size: abs(tango_score(gained * size, lost * size, size, limit)) >= z, n)
+    if (reaches := _reach(sample, level)) is None:
+        return None
     distance = abs(change - limit)
-    below, above = _reach(sample, level) or (math.inf, math.inf)
-    reach = below if limit < change else above
+    reach = reaches[0] if limit < change else reaches[1]
     return _smallest(lambda size: max(reach * math.sqrt(n / size), _unseen(sample, size, level)) <= distance, n)
 
 
@@ -100,7 +101,7 @@ def tango(gained: float, lost: float, num_examples: int, level: float) -> tuple[
         if estimate == bound:
             return bound
         ends = sorted((bound, estimate))
-        return float(optimize.bisect(lambda x: tango_score(gained, lost, num_examples, x) - target, *ends, xtol=1e-13))
+        return float(optimize.bisect(lambda x: tango_score(gained, lost, num_examples, x) - target, *ends, xtol=1e-10))
 
     return end(z, -1.0), end(-z, 1.0)
 

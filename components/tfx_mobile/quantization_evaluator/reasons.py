@@ -95,12 +95,11 @@ def _against_production(changes: Sequence[Change], confidence: Confidence) -> Fi
     reasons: list[Reason] = []
     cautions: list[Reason] = []
     for change in changes:
-        is_met = change.change is not None and _limit(change).is_met(change.change)
-        known = change.change is not None and change.limit is not None
-        undecided = change.outcome == _UNDECIDED or (change.outcome is None and not known)
+        unknown = change.change is None or change.limit is None
+        undecided = change.outcome == _UNDECIDED or (change.outcome is None and unknown)
         if undecided and confidence.undecided == "block":
             reasons.append(_undecided(change))
-        elif change.outcome == "fail" or (known and not is_met):
+        elif change.outcome == "fail" or _is_missed(change):
             reasons.append(_failed(change, "worse_than_production"))
         elif undecided:
             cautions.append(_undecided(change))
@@ -186,12 +185,12 @@ def _reason(change: Change, code: str, message: str) -> Reason:
 def _measured(change: Change, num_slices: int | None) -> str:
     amount = "by a value that is not finite" if change.change is None else f"by {change.change:+.4f}"
     than = "the model in production" if change.reference == "production" else "the float model"
-    among = f", the worst of {num_slices}," if num_slices is not None else ""
-    if change.change is not None and _is_missed(change):
-        start = f"{change.metric} is worse than that of {than} {_where(change.slice)}{among}: it changes {amount}"
+    where = _where(change.slice) + (f", the worst of {num_slices}" if num_slices is not None else "")
+    if _is_missed(change):
+        start = f"{change.metric} is worse than that of {than} {where}: it changes {amount}"
     else:
-        start = f"{change.metric} changes {amount} {_where(change.slice)}{among} against {than}"
-    return f"{start.rstrip(',')}; required: {limit_in_words(_limit(change))}."
+        start = f"{change.metric} changes {amount} against {than} {where}"
+    return f"{start}; required: {limit_in_words(_limit(change))}."
 
 
 def _evidence(change: Change) -> str:
