@@ -13,6 +13,7 @@ from tests.fakes.changes import ACCURACY, drop, eval_config, missed_by_tfma, mod
 from tfx_mobile.quantization_evaluator import thresholds
 from tfx_mobile.quantization_evaluator.changes import compare
 from tfx_mobile.quantization_evaluator.gates import judge
+from tfx_mobile.quantization_evaluator.reasons import find
 from tfx_mobile.records import Budget, Confidence
 
 OVERALL = ({}, drop(-0.05))
@@ -45,13 +46,10 @@ def judged(samples, config=None, models=None, missed=None, **confidence):
     (verdict,) = judge(
         variants=evaluations.manifest_of({"int8": b"i" * 100}).variants,
         failures={},
-        missed=missed,
+        findings=find(missed, comparison, models or models_of(samples), confidence),
         not_finite={},
         num_examples=500,
-        models=models or models_of(samples),
         budget=Budget(),
-        comparison=comparison,
-        confidence=confidence,
     )
     assert verdict.passed == (not verdict.reasons)
     return verdict, comparison.changes

@@ -6,8 +6,8 @@ from google.protobuf import json_format
 
 from tests.fakes import evaluations
 from tfx_mobile.quantization_evaluator.changes import Comparison
-from tfx_mobile.quantization_evaluator.gates import choose_smallest, judge, split_errors
-from tfx_mobile.quantization_evaluator.thresholds import rejections
+from tfx_mobile.quantization_evaluator.gates import choose_smallest, judge, rejections, split_errors
+from tfx_mobile.quantization_evaluator.reasons import find
 from tfx_mobile.records import Budget, Confidence, Failure, ModelMetrics, SliceMetrics
 
 FILES = {"float32": b"f" * 300, "integer_only_int8": b"i" * 100, "integer_only_uint8": b"u" * 100}
@@ -43,13 +43,10 @@ def verdict_of(result, **changes):
     arguments = dict(
         variants=VARIANTS,
         failures={},
-        missed=missed,
+        findings=find(missed, Comparison(), MODELS, Confidence()),
         not_finite={},
         num_examples=50,
-        models=MODELS,
         budget=Budget(),
-        comparison=Comparison(),
-        confidence=Confidence(),
     )
     return {verdict.variant: verdict for verdict in judge(**{**arguments, **changes})}
 

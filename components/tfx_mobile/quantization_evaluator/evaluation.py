@@ -16,15 +16,10 @@ from tensorflow_model_analysis.slicer import slicer_lib
 
 from tfx_mobile.errors import EvaluationError, TFXMobileError
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
+from tfx_mobile.quantization_evaluator.gates import Rejection, metric_in_words, rejections, slice_in_words
 from tfx_mobile.quantization_evaluator.paired import PairedSample
 from tfx_mobile.quantization_evaluator.predict import FloatModel, Models, Transform, VariantFile, not_finite_rows
-from tfx_mobile.quantization_evaluator.thresholds import (
-    Rejection,
-    SliceKey,
-    metric_in_words,
-    rejections,
-    slice_in_words,
-)
+from tfx_mobile.quantization_evaluator.thresholds import SliceKey
 from tfx_mobile.records import ModelMetrics, SliceMetrics, TensorRecord
 
 BASELINE = eval_configs.BASELINE

@@ -106,7 +106,7 @@ class Executor(BaseBeamExecutor):
         # These import TFMA, tfx.components through the stock Evaluator, SciPy; pipelines are defined without.
         from tfx.components.util import tfxio_utils
 
-        from tfx_mobile.quantization_evaluator import changes, evaluation
+        from tfx_mobile.quantization_evaluator import changes, evaluation, reasons
 
         make_source = tfxio_utils.get_tfxio_factory_from_artifact(
             examples, _TELEMETRY, raw_record_column_name=evaluation.RAW_RECORD_COLUMN
@@ -148,13 +148,10 @@ class Executor(BaseBeamExecutor):
             verdicts = gates.judge(
                 manifest.variants,
                 failures,
-                measurement.rejections,
+                reasons.find(measurement.rejections, comparison, measurement.models, confidence),
                 measurement.not_finite,
                 measurement.num_examples,
-                measurement.models,
                 budget,
-                comparison,
-                confidence,
             )
             record = EvaluationRecord(
                 source_sha256=manifest.source.sha256,

@@ -1,15 +1,13 @@
-"""From what was measured to a verdict per variant, with reasons a person understands."""
+"""From TFMA's validation result to a verdict per variant, with reasons a person understands."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any
 
-from tfx_mobile.quantization_evaluator.reasons import Findings, find
-from tfx_mobile.quantization_evaluator.thresholds import OVERALL, Rejection
 from tfx_mobile.records import (
     Budget,
-    Confidence,
     ErrorSplit,
     Failure,
     MetricError,
@@ -19,33 +17,85 @@ from tfx_mobile.records import (
     Verdict,
 )
 
-if TYPE_CHECKING:  # it needs SciPy, and this module is read while a pipeline is defined
-    from tfx_mobile.quantization_evaluator.changes import Comparison
+OVERALL = "overall"
+_HIGHER_IS_BETTER = 2  # tfma.MetricDirection
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One threshold that one variant missed on one slice.
+
+    Attributes:
+        metric: The metric in words.
+        slice: The slice in words; None if no example fell into it.
+        value: What was compared with the limit: the metric, or for a change its difference to the baseline. None if
+            the metric was not computed there.
+        limit: The limit in words.
+        is_change: Whether the limit is on the change against the baseline.
+        higher_is_better: The direction of such a limit; None of another.
+    """
+
+    metric: str
+    slice: str
+    value: float | None
+    limit: str
+    is_change: bool
+    higher_is_better: bool | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What counts against a variant, and what could not be decided and does not."""
+
+    reasons: tuple[Reason, ...] = ()
+    cautions: tuple[Reason, ...] = ()
+
+
+def rejections(validation: Any, variants: Sequence[str]) -> dict[str, tuple[Rejection, ...]]:
+    """Missed thresholds by variant, from a tfma.ValidationResult.
+
+    A slice that a threshold names and no example falls into counts against every variant: the gate was never checked.
+    """
+    found: dict[str, list[tuple[Any, Rejection]]] = {name: [] for name in variants}
+    for per_slice in validation.metric_validations_per_slice:
+        words, order = slice_in_words(per_slice)
+        for failure in per_slice.failures:
+            threshold = failure.metric_threshold
+            is_change = threshold.HasField("change_threshold")
+            limit = (
+                change_limit_in_words(threshold.change_threshold)
+                if is_change
+                else value_limit_in_words(threshold.value_threshold)
+            )
+            value = failure.metric_value.double_value.value if failure.HasField("metric_value") else None
+            higher = threshold.change_threshold.direction == _HIGHER_IS_BETTER if is_change else None
+            rejection = Rejection(metric_in_words(failure.metric_key), words, value, limit, is_change, higher)
+            found[failure.metric_key.model_name].append((order, rejection))
+    for specs in (validation.missing_slices, validation.missing_cross_slices):
+        for spec in specs:
+            rejection = Rejection("", " ".join(str(spec).split()), None, "", False)
+            for items in found.values():
+                items.append(((1,), rejection))
+    return {name: tuple(r for _, r in sorted(items, key=lambda item: item[0])) for name, items in found.items()}
 
 
 def judge(
     variants: Sequence[Variant],
     failures: Mapping[str, Failure],
-    missed: Mapping[str, Sequence[Rejection]],
+    findings: Mapping[str, Findings],
     not_finite: Mapping[str, int],
     num_examples: int,
-    models: Sequence[ModelMetrics],
     budget: Budget,
-    comparison: Comparison,
-    confidence: Confidence,
 ) -> tuple[Verdict, ...]:
     """One verdict per variant, in the given order.
 
     Args:
         variants: What the converter made.
         failures: Variants that could not be scored, and why.
-        missed: Missed thresholds of the variants that were scored.
+        findings: What the limits on metrics say of the variants that were scored.
         not_finite: See `evaluation.Measurement`.
         num_examples: Examples that were scored.
-        models: Metrics of all models, the baseline's first.
         budget: Hard limits.
-        comparison: The changes of the variants that were scored.
-        confidence: How sure the gate must be.
     """
     verdicts = []
     for variant in variants:
@@ -65,9 +115,7 @@ def judge(
                     limit="= 0",
                 )
             )
-        found = Findings((), ())
-        if variant.name in missed:
-            found = find(variant.name, missed[variant.name], comparison, models, confidence)
+        found = findings.get(variant.name, Findings())
         reasons += found.reasons
         verdicts.append(
             Verdict(
@@ -123,6 +171,68 @@ def split_errors(variants: Sequence[Variant], models: Sequence[ModelMetrics]) ->
 def metrics_on(model: ModelMetrics, slice_name: str) -> Mapping[str, float | None]:
     """A model's metrics on one slice; empty if there are none."""
     return next((entry.metrics for entry in model.slices if entry.slice == slice_name), {})
+
+
+def slice_in_words(message: Any) -> tuple[str, Any]:
+    """A slice in words, such as `label:3`, and a key that sorts slices: overall first, then by column and value.
+
+    Args:
+        message: A TFMA message with `slice_key` or `cross_slice_key`.
+    """
+    if message.HasField("cross_slice_key"):
+        one, one_order = _slice_key_in_words(message.cross_slice_key.comparison_slice_key)
+        other, other_order = _slice_key_in_words(message.cross_slice_key.baseline_slice_key)
+        return f"{one} against {other}", (1, one_order, other_order)
+    words, order = _slice_key_in_words(message.slice_key)
+    return words, (0, order, ())
+
+
+def metric_in_words(key: Any) -> str:
+    """A metric's name, with output, sub key and aggregation where it has them; a difference has its metric's name."""
+    words = f"{key.output_name}/{key.name}" if key.output_name else str(key.name)
+    if key.HasField("sub_key"):
+        words += "".join(f"@{f.name}:{value.value}" for f, value in key.sub_key.ListFields())
+    if key.HasField("aggregation_type"):
+        words += "".join(f" ({f.name})" for f, value in key.aggregation_type.ListFields() if value)
+    return words
+
+
+def value_limit_in_words(threshold: Any) -> str:
+    """The limit of a tfma.GenericValueThreshold in words, such as `>= 0.9`."""
+    bounds = []
+    if threshold.HasField("lower_bound"):
+        bounds.append(f">= {threshold.lower_bound.value:g}")
+    if threshold.HasField("upper_bound"):
+        bounds.append(f"<= {threshold.upper_bound.value:g}")
+    return " and ".join(bounds)
+
+
+def change_limit_in_words(threshold: Any) -> str:
+    """The limit of a tfma.GenericChangeThreshold in words, such as `change >= -0.02`."""
+    sign = ">=" if threshold.direction == _HIGHER_IS_BETTER else "<="
+    bounds = []
+    if threshold.HasField("absolute"):
+        bounds.append(f"change {sign} {threshold.absolute.value:+g}")
+    if threshold.HasField("relative"):
+        bounds.append(f"relative change {sign} {threshold.relative.value:+.4g}")
+    return " and ".join(bounds)
+
+
+def _slice_key_in_words(key: Any) -> tuple[str, Any]:
+    parts, order = [], []
+    for single in key.single_slice_keys:
+        kind = single.WhichOneof("kind")
+        value = getattr(single, kind) if kind else ""
+        text = (
+            value.decode(errors="replace")
+            if isinstance(value, bytes)
+            else f"{value:g}"
+            if kind == "float_value"
+            else value
+        )
+        parts.append(f"{single.column}:{text}")
+        order.append((single.column, (1, str(text)) if isinstance(value, (bytes, str)) else (0, value)))
+    return ", ".join(parts) or OVERALL, tuple(order)
 
 
 def _size_reason(size: int, limit: int) -> Reason:

@@ -15,8 +15,8 @@ class PairedSample:
     Attributes:
         variant: The variant's name.
         reference: `saved_model`, or `production`.
-        metric: The metric in words, as in `thresholds.metric_in_words`.
-        slice: The slice in words, as in `thresholds.slice_in_words`.
+        metric: The metric in words, as in `gates.metric_in_words`.
+        slice: The slice in words, as in `gates.slice_in_words`.
         num_examples: Examples in the slice; None if not known.
         value: The variant's value; not finite where it has none.
         reference_value: The reference's value.

@@ -1,46 +1,43 @@
-"""Missed limits and undecided ones in words: the reasons and cautions of one variant."""
+"""Missed limits on metrics, and undecided ones, in words: the reasons and cautions of every variant."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from tfx_mobile.quantization_evaluator.thresholds import OVERALL, Limit, Rejection, limit_in_words
+from tfx_mobile.quantization_evaluator.changes import Comparison
+from tfx_mobile.quantization_evaluator.gates import OVERALL, Findings, Rejection
+from tfx_mobile.quantization_evaluator.thresholds import Limit, limit_in_words
 from tfx_mobile.records import Change, Confidence, ModelMetrics, Reason
-
-if TYPE_CHECKING:  # it needs SciPy, and this module is read while a pipeline is defined
-    from tfx_mobile.quantization_evaluator.changes import Comparison
 
 _UNDECIDED = "insufficient_data"
 _LISTED = 5
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What counts against a variant, and what could not be decided and does not."""
-
-    reasons: tuple[Reason, ...]
-    cautions: tuple[Reason, ...]
-
-
 def find(
+    missed: Mapping[str, Sequence[Rejection]],
+    comparison: Comparison,
+    models: Sequence[ModelMetrics],
+    confidence: Confidence,
+) -> dict[str, Findings]:
+    """What the limits on metrics say of each variant that was scored.
+
+    Args:
+        missed: By variant, the thresholds TFMA found missed.
+        comparison: The changes of all variants.
+        models: Metrics of all models, the baseline's first.
+        confidence: How sure the gate must be.
+    """
+    return {variant: _find(variant, own, comparison, models, confidence) for variant, own in missed.items()}
+
+
+def _find(
     variant: str,
     missed: Sequence[Rejection],
     comparison: Comparison,
     models: Sequence[ModelMetrics],
     confidence: Confidence,
 ) -> Findings:
-    """Reasons and cautions of a variant that was scored, from its thresholds and changes.
-
-    Args:
-        variant: Its name.
-        missed: The thresholds TFMA found missed.
-        comparison: The changes of all variants.
-        models: Metrics of all models, the baseline's first.
-        confidence: How sure the gate must be.
-    """
     # What gates with enough examples; the record has the others, too.
     changes = [
         change
@@ -86,7 +83,7 @@ def _against_float(
             reasons.append(_missed(rejection, own, baseline, change))
     undecided = [change for change in changes if change.outcome == _UNDECIDED]
     if confidence.undecided == "block":
-        return Findings((*reasons, *map(_undecided, undecided)), ())
+        return Findings((*reasons, *map(_undecided, undecided)))
     unseen = [c for c in undecided if (c.metric, c.slice, c.higher_is_better) not in seen]
     return Findings(tuple(reasons), tuple(map(_undecided, unseen)))
 

@@ -10,8 +10,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from tfx_mobile.quantization_evaluator.gates import metrics_on
-from tfx_mobile.quantization_evaluator.thresholds import OVERALL
+from tfx_mobile.quantization_evaluator.gates import OVERALL, metrics_on
 from tfx_mobile.records import EvaluationRecord, ModelMetrics, Verdict
 
 _TEMPLATE = "report.html.jinja"

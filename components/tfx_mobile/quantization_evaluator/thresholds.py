@@ -1,6 +1,6 @@
-"""The limits that an EvalConfig sets, where they apply, and which of them TFMA found missed.
+"""The limits that an EvalConfig sets, and where they apply.
 
-TFMA is imported by the functions that need it, because `gates` reads this module while a pipeline is defined.
+TFMA is imported by the functions that need it, because components read this module while a pipeline is defined.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from tfx_mobile.errors import EvalConfigError
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
+from tfx_mobile.quantization_evaluator.gates import change_limit_in_words, metric_in_words, value_limit_in_words
 
-OVERALL = "overall"
 _HIGHER_IS_BETTER = 2  # tfma.MetricDirection
 
 # The key of a slice as TFMA has it: columns with values; empty for all examples.
@@ -68,7 +68,7 @@ class Threshold:
     @property
     def limit(self) -> str:
         """The limit in words."""
-        return _change_limit(self.message) if self.is_change else _value_limit(self.message)
+        return change_limit_in_words(self.message) if self.is_change else value_limit_in_words(self.message)
 
     def applies_to(self, key: SliceKey) -> bool:
         """Whether it limits the metric on a slice; one across slices never does."""
@@ -171,113 +171,7 @@ def worst_slice_limits(thresholds: Sequence[Threshold], worst_slice: Mapping[str
     return limits
 
 
-@dataclass(frozen=True)
-class Rejection:
-    """One threshold that one variant missed on one slice.
-
-    Attributes:
-        metric: The metric in words.
-        slice: The slice in words; None if no example fell into it.
-        value: What was compared with the limit: the metric, or for a change its difference to the baseline. None if
-            the metric was not computed there.
-        limit: The limit in words.
-        is_change: Whether the limit is on the change against the baseline.
-        higher_is_better: The direction of such a limit.
-    """
-
-    metric: str
-    slice: str
-    value: float | None
-    limit: str
-    is_change: bool
-    higher_is_better: bool | None = None
-
-
-def rejections(validation: Any, variants: Sequence[str]) -> dict[str, tuple[Rejection, ...]]:
-    """Missed thresholds by variant, from a tfma.ValidationResult.
-
-    A slice that a threshold names and no example falls into counts against every variant: the gate was never checked.
-    """
-    found: dict[str, list[tuple[Any, Rejection]]] = {name: [] for name in variants}
-    for per_slice in validation.metric_validations_per_slice:
-        words, order = slice_in_words(per_slice)
-        for failure in per_slice.failures:
-            threshold = failure.metric_threshold
-            is_change = threshold.HasField("change_threshold")
-            limit = _change_limit(threshold.change_threshold) if is_change else _value_limit(threshold.value_threshold)
-            value = failure.metric_value.double_value.value if failure.HasField("metric_value") else None
-            higher = threshold.change_threshold.direction == _HIGHER_IS_BETTER if is_change else None
-            rejection = Rejection(metric_in_words(failure.metric_key), words, value, limit, is_change, higher)
-            found[failure.metric_key.model_name].append((order, rejection))
-    for specs in (validation.missing_slices, validation.missing_cross_slices):
-        for spec in specs:
-            rejection = Rejection("", " ".join(str(spec).split()), None, "", False)
-            for items in found.values():
-                items.append(((1,), rejection))
-    return {name: tuple(r for _, r in sorted(items, key=lambda item: item[0])) for name, items in found.items()}
-
-
-def slice_in_words(message: Any) -> tuple[str, Any]:
-    """A slice in words, such as `label:3`, and a key that sorts slices: overall first, then by column and value.
-
-    Args:
-        message: A TFMA message with `slice_key` or `cross_slice_key`.
-    """
-    if message.HasField("cross_slice_key"):
-        one, one_order = _slice_key_in_words(message.cross_slice_key.comparison_slice_key)
-        other, other_order = _slice_key_in_words(message.cross_slice_key.baseline_slice_key)
-        return f"{one} against {other}", (1, one_order, other_order)
-    words, order = _slice_key_in_words(message.slice_key)
-    return words, (0, order, ())
-
-
-def metric_in_words(key: Any) -> str:
-    """A metric's name, with output, sub key and aggregation where it has them; a difference has its metric's name."""
-    words = f"{key.output_name}/{key.name}" if key.output_name else str(key.name)
-    if key.HasField("sub_key"):
-        words += "".join(f"@{f.name}:{value.value}" for f, value in key.sub_key.ListFields())
-    if key.HasField("aggregation_type"):
-        words += "".join(f" ({f.name})" for f, value in key.aggregation_type.ListFields() if value)
-    return words
-
-
-def _slice_key_in_words(key: Any) -> tuple[str, Any]:
-    parts, order = [], []
-    for single in key.single_slice_keys:
-        kind = single.WhichOneof("kind")
-        value = getattr(single, kind) if kind else ""
-        text = (
-            value.decode(errors="replace")
-            if isinstance(value, bytes)
-            else f"{value:g}"
-            if kind == "float_value"
-            else value
-        )
-        parts.append(f"{single.column}:{text}")
-        order.append((single.column, (1, str(text)) if isinstance(value, (bytes, str)) else (0, value)))
-    return ", ".join(parts) or OVERALL, tuple(order)
-
-
-def _value_limit(threshold: Any) -> str:
-    bounds = []
-    if threshold.HasField("lower_bound"):
-        bounds.append(f">= {threshold.lower_bound.value:g}")
-    if threshold.HasField("upper_bound"):
-        bounds.append(f"<= {threshold.upper_bound.value:g}")
-    return " and ".join(bounds)
-
-
 def limit_in_words(limit: Limit) -> str:
     """A limit on a change in words, such as `change >= -0.02`."""
     sign = ">=" if limit.higher_is_better else "<="
     return f"change {sign} {'a share of a positive value' if limit.value is None else f'{limit.value:+.4g}'}"
-
-
-def _change_limit(threshold: Any) -> str:
-    sign = ">=" if threshold.direction == _HIGHER_IS_BETTER else "<="
-    bounds = []
-    if threshold.HasField("absolute"):
-        bounds.append(f"change {sign} {threshold.absolute.value:+g}")
-    if threshold.HasField("relative"):
-        bounds.append(f"relative change {sign} {threshold.relative.value:+.4g}")
-    return " and ".join(bounds)
