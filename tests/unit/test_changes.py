@@ -161,7 +161,7 @@ def test_a_sample_that_cannot_have_an_interval_is_undecided():
     verdict, (change,) = judged([one])
     assert (change.outcome, change.lower, change.examples_needed) == ("insufficient_data", None, None)
     assert verdict.cautions[0].message.endswith(
-        "The data do not decide: the change has no confidence interval on 1 examples."
+        "The data do not decide: the change has no confidence interval on 1 example."
     )
     blocked, _ = judged([one], undecided="block")
     assert codes(blocked.reasons) == ["insufficient_data"]
@@ -173,7 +173,7 @@ def test_slices_with_too_few_examples_do_not_gate(floor):
     samples = [
         sample("overall", *PASSES),
         sample("label:1", *PASSES),
-        *(sample(f"label:{i}", 0, 4, 9) for i in range(2, 9)),
+        *(sample(f"label:{i}", 0, 9, 9) for i in range(2, 9)),
     ]
     config = eval_config(OVERALL, ({"feature_keys": ["label"]}, threshold))
     missed = missed_by_tfma(samples, config)
@@ -189,7 +189,7 @@ def test_slices_with_too_few_examples_do_not_gate(floor):
     if not floor:
         small = [change for change in changes if change.num_examples == 9]
         assert {change.outcome for change in small} == {"insufficient_data"}
-        assert all(change.examples_needed >= 10 for change in small)
+        assert {change.examples_needed for change in small} == {10}
     assert not judged(samples, config, min_slice_examples=9)[0].passed
 
 
@@ -324,13 +324,16 @@ def test_changes_come_by_variant_reference_metric_and_slice():
     ]
     config = eval_config(OVERALL, BY_LABEL)
     missed = {"b": (), "a": ()}
-    found = compared(samples, config, missed=missed).changes
-    assert found == compared(samples, config, missed=missed).changes
-    assert [(c.variant, c.reference, c.slice) for c in found] == [
-        (variant, reference, where)
+    worst = Confidence(worst_slice={ACCURACY: 0.1})
+    found = compared(samples, config, worst, missed=missed).changes
+    assert found == compared(samples, config, worst, missed=missed).changes
+    threshold, both = ("change_threshold",), ("change_threshold", "worst_slice")
+    assert [(c.variant, c.reference, c.slice, c.gate) for c in found] == [
+        (variant, reference, where, gate)
         for variant in ("b", "a")
         for reference in ("saved_model", "production")
-        for where in ("overall", "label:2", "label:10")
+        for where, gates in (("overall", threshold), ("label:2", both), ("label:10", both))
+        for gate in gates
     ]
 
 

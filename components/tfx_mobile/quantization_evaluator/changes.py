@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -67,21 +68,19 @@ def compare(
         if rejection.is_change
     }
 
+    num_slices = Counter(_comparison(sample) for sample in all_samples if sample.slice not in {OVERALL, *small})
     changes: list[Change] = []
     for sample in all_samples:
-        key = slices.get(sample.slice, ())
-        found = thresholds.change_limits(limits, sample.metric, key, sample.reference_value)
-        if not found or sample.slice not in slices:
-            changes.append(_change(sample, confidence.level))
-        for limit in found if sample.slice in slices else ():
-            change = _gated(sample, limit, "change_threshold", confidence.level, sample.slice in small, confidence)
+        too_small, key = sample.slice in small, slices.get(sample.slice)
+        found = () if key is None else thresholds.change_limits(limits, sample.metric, key, sample.reference_value)
+        for limit in found:
+            change = _gated(sample, limit, "change_threshold", confidence.level, too_small, confidence)
             changes.append(_agreeing(change, not_met))
-    for group in _groups(sample for sample in all_samples if sample.metric in worst and sample.slice != OVERALL):
-        level = 1 - (1 - confidence.level) / max(1, sum(sample.slice not in small for sample in group))
-        changes += [
-            _gated(sample, worst[sample.metric], "worst_slice", level, sample.slice in small, confidence)
-            for sample in group
-        ]
+        if sample.metric in worst and sample.slice != OVERALL:
+            level = 1 - (1 - confidence.level) / max(1, num_slices[_comparison(sample)])
+            changes.append(_gated(sample, worst[sample.metric], "worst_slice", level, too_small, confidence))
+        elif not found:
+            changes.append(_change(sample, confidence.level))
     return Comparison(tuple(changes), *_small_slices(limits, worst, slices, small))
 
 
@@ -135,11 +134,8 @@ def _in_order(
     return tuple(sorted(samples, key=order))
 
 
-def _groups(samples: Iterable[PairedSample]) -> list[list[PairedSample]]:
-    groups: dict[tuple[str, str, str], list[PairedSample]] = {}
-    for sample in samples:
-        groups.setdefault((sample.variant, sample.reference, sample.metric), []).append(sample)
-    return list(groups.values())
+def _comparison(sample: PairedSample) -> tuple[str, str, str]:
+    return sample.variant, sample.reference, sample.metric
 
 
 def _change(sample: PairedSample, level: float) -> Change:

@@ -192,7 +192,8 @@ def _measured(change: Change, num_slices: int | None) -> str:
 
 def _evidence(change: Change) -> str:
     """What the examples say, as sentences to append."""
-    examples = "" if change.num_examples is None else f" on {change.num_examples:,} examples"
+    n = change.num_examples
+    examples = "" if n is None else f" on {n:,} example{'' if n == 1 else 's'}"
     if change.level is None or change.lower is None or change.upper is None:
         if change.outcome != _UNDECIDED:
             return ""
