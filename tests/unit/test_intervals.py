@@ -166,6 +166,15 @@ def test_the_bootstrap_is_the_percentile_interval_when_examples_are_many():
     )
 
 
+@pytest.mark.parametrize("n", [2, 6, 20])
+def test_few_examples_widen_the_bootstrap_by_students_t(n):
+    replicates = -0.1 + 0.01 * stats.norm.ppf((np.arange(4000) + 0.5) / 4000)
+    found = interval(sample(0.8, 0.9, n, replicates=replicates), 0.95)
+    half_width = 0.01 * stats.t.ppf(0.975, n - 1) * math.sqrt(n / (n - 1))
+    assert found.upper + 0.1 == pytest.approx(half_width, rel=0.02)
+    assert -0.1 - found.lower == pytest.approx(half_width, rel=0.02)
+
+
 def test_levels_beyond_the_replicates_are_stretched():
     one = bootstrapped(np.random.default_rng(0).normal(0.01, 0.2, 5000), num_replicates=200)
     change = one.value - one.reference_value
