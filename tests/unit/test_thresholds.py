@@ -91,7 +91,7 @@ def test_value_and_cross_slice_thresholds_limit_no_change():
     json_format.ParseDict({"cross_slicing_specs": cross["cross_slicing_specs"]}, document)
     assert limits_on(document) == limits_on(document, ("label", 1)) == ()
     value, across = read(document)
-    assert (value.limit, value.applies_to(()), value.applies_to((("label", 1),))) == (">= 0.9", True, False)
+    assert (value.is_change, value.applies_to(()), value.applies_to((("label", 1),))) == (False, True, False)
     assert not across.applies_to(())
 
 

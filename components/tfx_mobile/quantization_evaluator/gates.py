@@ -62,11 +62,7 @@ def rejections(validation: Any, variants: Sequence[str]) -> dict[str, tuple[Reje
         for failure in per_slice.failures:
             threshold = failure.metric_threshold
             is_change = threshold.HasField("change_threshold")
-            limit = (
-                change_limit_in_words(threshold.change_threshold)
-                if is_change
-                else value_limit_in_words(threshold.value_threshold)
-            )
+            limit = _change_limit(threshold.change_threshold) if is_change else _value_limit(threshold.value_threshold)
             value = failure.metric_value.double_value.value if failure.HasField("metric_value") else None
             higher = threshold.change_threshold.direction == _HIGHER_IS_BETTER if is_change else None
             rejection = Rejection(metric_in_words(failure.metric_key), words, value, limit, is_change, higher)
@@ -197,27 +193,6 @@ def metric_in_words(key: Any) -> str:
     return words
 
 
-def value_limit_in_words(threshold: Any) -> str:
-    """The limit of a tfma.GenericValueThreshold in words, such as `>= 0.9`."""
-    bounds = []
-    if threshold.HasField("lower_bound"):
-        bounds.append(f">= {threshold.lower_bound.value:g}")
-    if threshold.HasField("upper_bound"):
-        bounds.append(f"<= {threshold.upper_bound.value:g}")
-    return " and ".join(bounds)
-
-
-def change_limit_in_words(threshold: Any) -> str:
-    """The limit of a tfma.GenericChangeThreshold in words, such as `change >= -0.02`."""
-    sign = ">=" if threshold.direction == _HIGHER_IS_BETTER else "<="
-    bounds = []
-    if threshold.HasField("absolute"):
-        bounds.append(f"change {sign} {threshold.absolute.value:+g}")
-    if threshold.HasField("relative"):
-        bounds.append(f"relative change {sign} {threshold.relative.value:+.4g}")
-    return " and ".join(bounds)
-
-
 def _slice_key_in_words(key: Any) -> tuple[str, Any]:
     parts, order = [], []
     for single in key.single_slice_keys:
@@ -233,6 +208,25 @@ def _slice_key_in_words(key: Any) -> tuple[str, Any]:
         parts.append(f"{single.column}:{text}")
         order.append((single.column, (1, str(text)) if isinstance(value, (bytes, str)) else (0, value)))
     return ", ".join(parts) or OVERALL, tuple(order)
+
+
+def _value_limit(threshold: Any) -> str:
+    bounds = []
+    if threshold.HasField("lower_bound"):
+        bounds.append(f">= {threshold.lower_bound.value:g}")
+    if threshold.HasField("upper_bound"):
+        bounds.append(f"<= {threshold.upper_bound.value:g}")
+    return " and ".join(bounds)
+
+
+def _change_limit(threshold: Any) -> str:
+    sign = ">=" if threshold.direction == _HIGHER_IS_BETTER else "<="
+    bounds = []
+    if threshold.HasField("absolute"):
+        bounds.append(f"change {sign} {threshold.absolute.value:+g}")
+    if threshold.HasField("relative"):
+        bounds.append(f"relative change {sign} {threshold.relative.value:+.4g}")
+    return " and ".join(bounds)
 
 
 def _size_reason(size: int, limit: int) -> Reason:

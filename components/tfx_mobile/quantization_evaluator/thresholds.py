@@ -12,7 +12,7 @@ from typing import Any
 
 from tfx_mobile.errors import EvalConfigError
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
-from tfx_mobile.quantization_evaluator.gates import change_limit_in_words, metric_in_words, value_limit_in_words
+from tfx_mobile.quantization_evaluator.gates import metric_in_words
 
 _HIGHER_IS_BETTER = 2  # tfma.MetricDirection
 
@@ -64,11 +64,6 @@ class Threshold:
     def higher_is_better(self) -> bool:
         """The direction of a change threshold."""
         return bool(self.message.direction == _HIGHER_IS_BETTER)
-
-    @property
-    def limit(self) -> str:
-        """The limit in words."""
-        return change_limit_in_words(self.message) if self.is_change else value_limit_in_words(self.message)
 
     def applies_to(self, key: SliceKey) -> bool:
         """Whether it limits the metric on a slice; one across slices never does."""
