@@ -5,9 +5,11 @@ import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 
 from tests.fakes import evaluations
+from tfx_mobile.quantization_evaluator.changes import Comparison
 from tfx_mobile.quantization_evaluator.costs import Measured
 from tfx_mobile.quantization_evaluator.gates import judge, rejections, split_errors, with_cautions
-from tfx_mobile.records import Budget, Failure, ModelMetrics, Reason, SliceMetrics
+from tfx_mobile.quantization_evaluator.reasons import find
+from tfx_mobile.records import Budget, Confidence, Failure, ModelMetrics, Reason, SliceMetrics
 
 FILES = {"float32": b"f" * 300, "integer_only_int8": b"i" * 100, "integer_only_uint8": b"u" * 100}
 VARIANTS = evaluations.manifest_of(FILES).variants
@@ -42,10 +44,9 @@ def verdict_of(result, **changes):
     arguments = dict(
         variants=VARIANTS,
         failures={},
-        missed=missed,
+        findings=find(missed, Comparison(), MODELS, Confidence()),
         not_finite={},
         num_examples=50,
-        models=MODELS,
         budget=Budget(),
         measured=Measured(ran=frozenset(FILES)),
         undecided="warn",

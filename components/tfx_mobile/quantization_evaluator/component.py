@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from google.protobuf.message import Message
 from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
 from tfx.dsl.components.base.executor_spec import BeamExecutorSpec
 from tfx.orchestration.data_types import RuntimeParameter
@@ -13,7 +15,7 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from tfx.types.standard_artifacts import Examples, Model, ModelEvaluation, Schema, TransformGraph
 
 from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
-from tfx_mobile.quantization_evaluator import beam_options, executor, parameters
+from tfx_mobile.quantization_evaluator import beam_options, executor, parameters, thresholds
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator.production import ProductionModel
 from tfx_mobile.quantization_evaluator.versions import versions
@@ -111,7 +113,11 @@ class QuantizationEvaluator(BaseBeamComponent):
         if not isinstance(budget, RuntimeParameter) and not isinstance(latency, RuntimeParameter):
             parameters.latency_to_measure(parameters.parse_latency(latency), parameters.parse_budget(budget), {})
         if not isinstance(eval_config, RuntimeParameter):
-            eval_config = eval_configs.to_json(eval_config)
+            config, eval_config = eval_config, eval_configs.to_json(eval_config)
+            if isinstance(config, Message) and not isinstance(confidence, RuntimeParameter):
+                # As `to_json` has it: a custom metric's module may exist only where the pipeline runs.
+                with contextlib.suppress(ModuleNotFoundError):
+                    thresholds.check_worst_slice(config, parameters.parse_confidence(confidence).worst_slice)
         if not isinstance(example_splits, RuntimeParameter):
             example_splits = canonical_json(parameters.parse_splits(example_splits)).decode()
         if not isinstance(budget, RuntimeParameter):

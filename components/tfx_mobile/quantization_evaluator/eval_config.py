@@ -81,7 +81,7 @@ def check(config: Any) -> None:
         tfma.utils.verify_eval_config(expanded)
     except ValueError as error:
         raise EvalConfigError(f"eval_config is not valid: {error}") from None
-    thresholds = _thresholds(expanded)
+    thresholds = find_thresholds(expanded)
     if not thresholds:
         raise EvalConfigError(f"eval_config has no threshold, so no variant could ever fail. {_HOW_TO_GATE}.")
     computed = _computed_metrics(expanded)
@@ -148,7 +148,7 @@ def expand(config: Any, variants: Sequence[str]) -> Any:
 def gated_metrics(config: Any) -> tuple[str, ...]:
     """Names of the metrics that have a threshold, in the order of the config."""
     expanded = expand(config, ["variant"])
-    gated = {key.name for key in _thresholds(expanded)}
+    gated = {key.name for key in find_thresholds(expanded)}
     computed = [key.name for key in _computed_metrics(expanded)]
     return tuple(dict.fromkeys(name for name in computed if name in gated))
 
@@ -164,7 +164,7 @@ def quality_metric(config: Any) -> tuple[str, bool] | None:
     """
     expanded = expand(config, ["variant"])
     directions: dict[Any, list[tuple[int, bool]]] = {}
-    for key, slice_and_thresholds in _thresholds(expanded).items():
+    for key, slice_and_thresholds in find_thresholds(expanded).items():
         for _, threshold in slice_and_thresholds:
             if (direction := _direction(threshold)) is not None:
                 directions.setdefault(key._replace(is_diff=False), []).append(direction)
@@ -238,7 +238,8 @@ def _mentions_threshold(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(map(_mentions_threshold, value))
 
 
-def _thresholds(expanded: Any) -> dict[Any, Any]:
+def find_thresholds(expanded: Any) -> dict[Any, Any]:
+    """What TFMA makes of an expanded config: by MetricKey, pairs of a slicing spec, or None, and a threshold."""
     import tensorflow_model_analysis as tfma
 
     thresholds = tfma.metrics.metric_thresholds_from_metrics_specs(expanded.metrics_specs, eval_config=expanded)

@@ -13,12 +13,15 @@ import apache_beam as beam
 import tensorflow_model_analysis as tfma
 from absl import logging
 from tensorflow_model_analysis.extractors.sql_slice_key_extractor import SqlSliceKeyExtractor
+from tensorflow_model_analysis.slicer import slicer_lib
 
 from tfx_mobile.errors import EvaluationError, TFXMobileError
 from tfx_mobile.quantization_evaluator import aside, fidelity, sample
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator.gates import Rejection, metric_in_words, rejections, slice_in_words
+from tfx_mobile.quantization_evaluator.paired import PairedSample
 from tfx_mobile.quantization_evaluator.predict import FloatModel, Models, Transform, VariantFile, not_finite_rows
+from tfx_mobile.quantization_evaluator.thresholds import SliceKey
 from tfx_mobile.quantization_evaluator.worker_versions import CheckVersions
 from tfx_mobile.records import Fidelity, ModelMetrics, SliceMetrics, TensorRecord
 
@@ -45,6 +48,7 @@ class Measurement:
         not_finite: By variant, the number of examples with a NaN or infinite output where the baseline's is finite.
         fidelity: How close the outputs are to the baseline's, by variant and output.
         sample: A few serialized tf.Examples, the same ones whenever the same examples are read.
+        paired: What was collected of each variant and reference on the same examples.
     """
 
     num_examples: int
@@ -53,6 +57,7 @@ class Measurement:
     not_finite: Mapping[str, int]
     fidelity: tuple[Fidelity, ...] = ()
     sample: tuple[bytes, ...] = ()
+    paired: tuple[PairedSample, ...] = ()
 
 
 def find_transform(
@@ -260,6 +265,20 @@ def _findings(variants: Sequence[str], outputs: Sequence[str], sample_size: int)
         _FIDELITY_FILE: fidelity.FidelityFinding(BASELINE, variants, outputs),
         _SAMPLE_FILE: sample.SampleFinding(sample_size, _SAMPLE_BYTES),
     }
+
+
+def slice_keys(output_path: str) -> dict[str, SliceKey]:
+    """TFMA's key of every slice it wrote metrics of, by the slice in words; overall first.
+
+    Args:
+        output_path: Where TFMA wrote.
+    """
+    found = []
+    for per_slice in tfma.load_metrics(output_path):
+        if not per_slice.HasField("cross_slice_key"):
+            words, order = slice_in_words(per_slice)
+            found.append((order, words, slicer_lib.deserialize_slice_key(per_slice.slice_key)))
+    return {words: key for _, words, key in sorted(found, key=lambda item: item[0])}
 
 
 class _Predict(beam.DoFn):

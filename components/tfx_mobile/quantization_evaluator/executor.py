@@ -29,6 +29,7 @@ from tfx_mobile.quantization_evaluator import (
     predict,
     report,
     rows,
+    thresholds,
 )
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator.versions import versions
@@ -100,6 +101,7 @@ class Executor(BaseBeamExecutor):
         beam_options.check_arguments(self._beam_pipeline_args)
         beam_options.check_pipeline(self._make_beam_pipeline())
         config = eval_configs.from_json(exec_properties[EVAL_CONFIG_KEY])
+        limits = thresholds.read(config)
         splits = parameters.parse_splits(exec_properties.get(EXAMPLE_SPLITS_KEY))
         budget = parameters.parse_budget(exec_properties.get(BUDGET_KEY))
         weights = parameters.parse_objective(exec_properties.get(OBJECTIVE_KEY) or "size")
@@ -120,10 +122,10 @@ class Executor(BaseBeamExecutor):
         choose = "example_splits=[...]"
         files = {split: artifact_io.split_files(examples, split, choose, EvaluationError) for split in splits}
 
-        # These import TFMA, tfx.components through the stock Evaluator; pipelines are defined without.
+        # These import TFMA, tfx.components through the stock Evaluator, SciPy; pipelines are defined without.
         from tfx.components.util import tfxio_utils
 
-        from tfx_mobile.quantization_evaluator import evaluation
+        from tfx_mobile.quantization_evaluator import changes, evaluation, reasons
 
         make_source = tfxio_utils.get_tfxio_factory_from_artifact(
             examples, _TELEMETRY, raw_record_column_name=evaluation.RAW_RECORD_COLUMN
@@ -155,13 +157,21 @@ class Executor(BaseBeamExecutor):
                 max(layer_errors.NUM_EXAMPLES, golden_examples),
             )
             measured = _measure_files(variants, runnable, manifest, budget, latency_spec)
+            comparison = changes.compare(
+                measurement.paired,
+                measurement.models,
+                limits,
+                evaluation.slice_keys(outputs[EVALUATION_KEY].uri),
+                measurement.rejections,
+                measurement.num_examples,
+                confidence,
+            )
             verdicts = gates.judge(
                 manifest.variants,
                 failures,
-                measurement.rejections,
+                reasons.find(measurement.rejections, comparison, measurement.models, confidence),
                 measurement.not_finite,
                 measurement.num_examples,
-                measurement.models,
                 budget,
                 measured,
                 confidence.undecided,
@@ -191,6 +201,7 @@ class Executor(BaseBeamExecutor):
                 latency=measured.latency,
                 quality_metric=quality.metric if quality else None,
                 fidelity=measurement.fidelity,
+                changes=comparison.changes,
             )
             close = close_look.look(
                 record,

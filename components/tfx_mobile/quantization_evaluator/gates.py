@@ -35,6 +35,7 @@ class Rejection:
             the metric was not computed there.
         limit: The limit in words.
         is_change: Whether the limit is on the change against the baseline.
+        higher_is_better: The direction of such a limit; None of another.
     """
 
     metric: str
@@ -42,6 +43,15 @@ class Rejection:
     value: float | None
     limit: str
     is_change: bool
+    higher_is_better: bool | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What counts against a variant, and what could not be decided and does not."""
+
+    reasons: tuple[Reason, ...] = ()
+    cautions: tuple[Reason, ...] = ()
 
 
 def rejections(validation: Any, variants: Sequence[str]) -> dict[str, tuple[Rejection, ...]]:
@@ -57,7 +67,8 @@ def rejections(validation: Any, variants: Sequence[str]) -> dict[str, tuple[Reje
             is_change = threshold.HasField("change_threshold")
             limit = _change_limit(threshold.change_threshold) if is_change else _value_limit(threshold.value_threshold)
             value = failure.metric_value.double_value.value if failure.HasField("metric_value") else None
-            rejection = Rejection(metric_in_words(failure.metric_key), words, value, limit, is_change)
+            higher = threshold.change_threshold.direction == HIGHER_IS_BETTER if is_change else None
+            rejection = Rejection(metric_in_words(failure.metric_key), words, value, limit, is_change, higher)
             found[failure.metric_key.model_name].append((order, rejection))
     for specs in (validation.missing_slices, validation.missing_cross_slices):
         for spec in specs:
@@ -70,10 +81,9 @@ def rejections(validation: Any, variants: Sequence[str]) -> dict[str, tuple[Reje
 def judge(
     variants: Sequence[Variant],
     failures: Mapping[str, Failure],
-    missed: Mapping[str, Sequence[Rejection]],
+    findings: Mapping[str, Findings],
     not_finite: Mapping[str, int],
     num_examples: int,
-    models: Sequence[ModelMetrics],
     budget: Budget,
     measured: Measured,
     undecided: Undecided,
@@ -83,15 +93,13 @@ def judge(
     Args:
         variants: What the converter made.
         failures: Variants that could not be scored, and why.
-        missed: Missed thresholds of the variants that were scored.
+        findings: What the limits on metrics say of the variants that were scored.
         not_finite: See `evaluation.Measurement`.
         num_examples: Examples that were scored.
-        models: Metrics of all models, the baseline's first.
         budget: Hard limits.
         measured: What was found out about the files for them.
         undecided: Whether a limit that could not be checked blocks, see `Confidence`.
     """
-    baseline, *_ = models
     verdicts = []
     for variant in variants:
         reasons = []
@@ -109,15 +117,15 @@ def judge(
                     limit="= 0",
                 )
             )
-        own = next((model for model in models if model.model == variant.name), None)
-        reasons += [_threshold_reason(r, own, baseline) for r in missed.get(variant.name, ())]
+        found = findings.get(variant.name, Findings())
+        reasons += found.reasons
         verdicts.append(
             Verdict(
                 variant=variant.name,
                 sha256=variant.file.sha256 if variant.file else None,
                 passed=not reasons,
                 reasons=tuple(reasons),
-                cautions=limits.cautions,
+                cautions=(*limits.cautions, *found.cautions),
             )
         )
     return tuple(verdicts)
@@ -226,44 +234,6 @@ def _change_limit(threshold: Any) -> str:
     if threshold.HasField("relative"):
         bounds.append(f"relative change {sign} {threshold.relative.value:+.4g}")
     return " and ".join(bounds)
-
-
-def _threshold_reason(missed: Rejection, model: ModelMetrics | None, baseline: ModelMetrics) -> Reason:
-    if not missed.metric:
-        return Reason(
-            code="missing_slice",
-            message=f"A threshold is set for slices {missed.slice}, but no example falls into one: the gate was never "
-            "checked.",
-            slice=missed.slice,
-        )
-    where = "over all examples" if missed.slice == OVERALL else f"on slice {missed.slice}"
-    if missed.value is None:
-        message = f"{missed.metric} was not computed {where}; required: {missed.limit}."
-    elif missed.is_change:
-        value = metrics_on(model, missed.slice).get(missed.metric) if model else None
-        float_value = metrics_on(baseline, missed.slice).get(missed.metric)
-        message = (
-            f"{missed.metric} is {_number(value)} {where} and {_number(float_value)} for the float model, "
-            f"a change of {missed.value:+.4f}; required: {missed.limit}."
-        )
-    else:
-        message = f"{missed.metric} is {_number(missed.value)} {where}; required: {missed.limit}."
-    return Reason(
-        code="threshold",
-        message=message,
-        metric=missed.metric,
-        slice=missed.slice,
-        value=_finite(missed.value),
-        limit=missed.limit,
-    )
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or value != value or abs(value) == float("inf") else value
-
-
-def _number(value: float | None) -> str:
-    return "not a finite number" if _finite(value) is None else f"{value:.4f}"
 
 
 def _difference(value: float | None, reference: float | None) -> float | None:

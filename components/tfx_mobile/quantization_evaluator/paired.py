@@ -17,7 +17,7 @@ class PairedSample:
         reference: `saved_model`, or `production`.
         metric: The metric in words, as in `gates.metric_in_words`.
         slice: The slice in words, as in `gates.slice_in_words`.
-        num_examples: Examples in the slice.
+        num_examples: Examples in the slice; None if not known.
         value: The variant's value; not finite where it has none.
         reference_value: The reference's value.
         gained: Examples that the reference scores 0 and the variant 1; None unless the metric is the plain mean of a
@@ -31,7 +31,7 @@ class PairedSample:
     reference: Literal["saved_model", "production"]
     metric: str
     slice: str
-    num_examples: int
+    num_examples: int | None
     value: float
     reference_value: float
     gained: int | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -46,18 +46,21 @@ class Confidence(Record):
     """How sure the gate must be about a change before it counts.
 
     Attributes:
-        level: Confidence level of the two-sided intervals.
-        min_slice_examples: A slice with fewer examples is reported and does not gate.
+        level: Confidence level of the two-sided intervals. A limit counts as kept or missed if the whole interval is on
+            one side of it; else the data do not decide.
+        min_slice_examples: A slice with fewer examples is reported and does not gate. A gate of which no slice has
+            enough was never checked, and nothing is blessed.
         worst_slice: By metric, the largest change for the worse that is tolerated on any slice; positive, in the
             metric's units. Holds for all slices together: intervals are widened for their number. The direction is that
             of the metric's change threshold.
         undecided: What happens where the data do not decide. `warn`: the measured change decides, and a caution is
-            recorded. `block`: the variant is not blessed.
+            recorded; of `worst_slice` only the caution, since of many slices one is far off by chance. `block`: the
+            variant is not blessed.
     """
 
     level: float = Field(default=0.95, ge=0.5, lt=1)
     min_slice_examples: int = Field(default=1, ge=1)
-    worst_slice: dict[str, float] = Field(default_factory=dict)
+    worst_slice: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     undecided: Undecided = "warn"
 
 
@@ -106,11 +109,12 @@ class Reason(Record):
     """One reason why a variant was not blessed.
 
     Attributes:
-        code: `threshold`, `missing_slice`, `budget`, `not_finite`, or the failure code of a variant that could not be
-            converted, loaded or run. Of what could not be decided: `latency_not_measurable`, `latency_undecided`,
+        code: `threshold`, `worst_slice`, `worse_than_production`, `insufficient_data`, `missing_slice`, `budget`,
+            `not_finite`, or the failure code of a variant that could not be converted, loaded or run. Of what could
+            not be decided: `insufficient_data`, `latency_not_measurable`, `latency_undecided`,
             `memory_not_measurable`, `not_verified`, `objective`.
         message: One sentence with the metric, slice, value and limit in it.
-        metric: Metric name, for `threshold`.
+        metric: Metric name, for limits on metrics.
         slice: Slice in words, such as `label:3`; `overall` for all examples.
         value: The measured value.
         limit: The limit it missed, in words, such as `>= 0.9`.
@@ -191,15 +195,18 @@ class Change(Record):
         reference: `saved_model`, or `production` for the model that phones run today.
         metric: The metric in words.
         slice: The slice in words.
-        num_examples: Examples in the slice.
+        num_examples: Examples in the slice; None if not known.
         change: The variant's value minus the reference's; None if one of them is not finite.
         lower: Lower end of the confidence interval of the change; None if there is none.
         upper: Upper end of it.
+        level: Confidence level of the interval, which for `worst_slice` is widened; None if there is none.
         method: How the interval was computed; None if there is none.
         gate: What limits the change: a change threshold of the EvalConfig, or `worst_slice`; None if nothing does.
-        limit: The limit on the change, in the metric's units; None without one.
+        limit: The limit on the change, in the metric's units; None without one, or if it is relative to a reference
+            that is not positive.
         higher_is_better: The direction of that limit; None without one.
-        outcome: What the interval says about the limit; None without a limit.
+        outcome: What the interval says about the limit; None without a limit or an interval, so that the measured
+            change decides.
         examples_needed: For `insufficient_data`, about how many examples of this slice would decide; None if that
             cannot be told.
     """
@@ -208,10 +215,11 @@ class Change(Record):
     reference: Literal["saved_model", "production"]
     metric: str
     slice: str
-    num_examples: int
+    num_examples: int | None
     change: float | None
     lower: float | None = None
     upper: float | None = None
+    level: float | None = None
     method: Literal["tango", "paired_bootstrap"] | None = None
     gate: Literal["change_threshold", "worst_slice"] | None = None
     limit: float | None = None
