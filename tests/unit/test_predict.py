@@ -220,7 +220,7 @@ def test_a_variant_with_another_input_is_an_error_too(saved_model, tmp_path):
     opened = Models("saved_model", baseline(saved_model), [other])
     with pytest.raises(EvaluationError, match="No feature for input 'x' of variant 'other'"):
         opened.predict({"image": IMAGES}, SERIALIZED)
-    with pytest.raises(EvaluationError, match=r"Variant 'other' returns .*'p': .*cannot be compared"):
+    with pytest.raises(EvaluationError, match=r"Variant 'other' fails .*'p': .*cannot be compared"):
         opened.predict({"image": IMAGES, "x": np.zeros((70, 4), np.float32)}, SERIALIZED)
 
 
@@ -228,7 +228,7 @@ def test_values_that_cannot_be_quantized_are_an_error(saved_model, files):
     opened = Models("saved_model", baseline(saved_model), [files["integer_only_int8"]])
     images = IMAGES.copy()
     images[3, 3] = np.nan
-    with pytest.raises(EvaluationError, match=r"'integer_only_int8' cannot take .*'image': cannot quantize NaN"):
+    with pytest.raises(EvaluationError, match=r"'integer_only_int8' fails .*'image': cannot quantize NaN"):
         opened.predict({"image": images}, SERIALIZED)
 
 

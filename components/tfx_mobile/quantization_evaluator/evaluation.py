@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,25 @@ from tensorflow_model_analysis.extractors.sql_slice_key_extractor import SqlSlic
 from tfx_mobile.errors import EvaluationError, TFXMobileError
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator.gates import Rejection, metric_in_words, rejections, slice_in_words
-from tfx_mobile.quantization_evaluator.predict import FloatModel, Models, Transform, VariantFile, not_finite_rows
-from tfx_mobile.records import ModelMetrics, SliceMetrics, TensorRecord
+from tfx_mobile.quantization_evaluator.predict import (
+    FloatModel,
+    Models,
+    Transform,
+    VariantFile,
+    keep_finite,
+    not_finite_rows,
+)
+from tfx_mobile.records import Failure, ModelMetrics, SliceMetrics, TensorRecord
 
 BASELINE = eval_configs.BASELINE
+PRODUCTION = eval_configs.PRODUCTION
 RAW_RECORD_COLUMN = tfma.ARROW_INPUT_COLUMN
 _NAMESPACE = "tfx_mobile"
 _EXAMPLES = "examples"
 _NOT_FINITE = "not_finite"
+_FAILED = "failed"
+_FAILED_WITH = "failed_with"
+_MESSAGE_CHARS = 500
 _PEEK = 100
 
 
@@ -33,15 +44,19 @@ class Measurement:
 
     Attributes:
         num_examples: Examples every model was scored on.
-        models: Metrics, the baseline's first.
-        rejections: Thresholds that were missed, by variant.
-        not_finite: By variant, the number of examples with a NaN or infinite output where the baseline's is finite.
+        models: Metrics, the baseline's first. All are None for a model that has no value, or no finite one, on some
+            examples where the baseline has.
+        rejections: Thresholds that were missed, by variant; none for a variant without metrics.
+        not_finite: By model, the number of examples with a NaN or infinite output where the baseline's is finite.
+        failures: Models that failed on examples, with the number of these and one of the reasons: the first in
+            alphabetical order, so that it does not depend on how examples were spread over workers.
     """
 
     num_examples: int
     models: tuple[ModelMetrics, ...]
     rejections: Mapping[str, tuple[Rejection, ...]]
     not_finite: Mapping[str, int]
+    failures: Mapping[str, Failure]
 
 
 def find_transform(
@@ -165,6 +180,7 @@ def measure(
     config: Any,
     output_path: str,
     transform: Transform | None = None,
+    production: VariantFile | None = None,
 ) -> Measurement:
     """Scores all models in one pass and writes TFMA's result files.
 
@@ -176,26 +192,29 @@ def measure(
         config: The user's tfma.EvalConfig.
         output_path: Where TFMA writes.
         transform: What is applied to the examples before the models get them.
+        production: The model that phones run today, called PRODUCTION; None without one. Gets metrics, no thresholds.
 
     Raises:
-        EvaluationError: A model cannot be fed or scored.
+        EvaluationError: The baseline cannot be fed or scored, or the variants cannot be fed.
     """
     names = [variant.name for variant in variants]
-    expanded = eval_configs.expand(config, names)
+    files = [*variants, production] if production is not None else [*variants]
+    expanded = eval_configs.expand(config, names, production is not None)
     shared = [
         # Without a loader: it only tells TFMA that a baseline exists.
         tfma.EvalSharedModel(
-            model_name=name if names else "", model_path=uri, model_type="tf_generic", include_default_metrics=False
+            model_name=name if files else "", model_path=uri, model_type="tf_generic", include_default_metrics=False
         )
-        for name, uri in [(BASELINE, baseline.uri), *((v.name, v.uri) for v in variants)]
+        for name, uri in [(BASELINE, baseline.uri), *((file.name, file.uri) for file in files)]
     ]
     extractors = [
         tfma.extractors.FeaturesExtractor(expanded),
         tfma.extractors.LabelsExtractor(expanded),
         tfma.extractors.ExampleWeightsExtractor(expanded),
         tfma.extractors.Extractor(
-            stage_name="ExtractPredictions", ptransform=beam.ParDo(_Predict(baseline, variants, transform))
+            stage_name="ExtractPredictions", ptransform=beam.ParDo(_Predict(baseline, files, transform))
         ),
+        tfma.extractors.Extractor(stage_name="KeepFinite", ptransform=beam.Map(_keep_finite)),
         *([SqlSliceKeyExtractor(expanded)] if any(spec.slice_keys_sql for spec in config.slicing_specs) else []),
         tfma.extractors.UnbatchExtractor(),
         tfma.extractors.SliceKeyExtractor(eval_config=expanded),
@@ -209,7 +228,7 @@ def measure(
                 | "ExtractEvaluateAndWriteResults"
                 >> tfma.ExtractEvaluateAndWriteResults(
                     eval_config=expanded,
-                    eval_shared_model=shared if names else shared[0],
+                    eval_shared_model=shared if files else shared[0],
                     extractors=extractors,
                     output_path=output_path,
                 )
@@ -221,13 +240,42 @@ def measure(
             f"The evaluation failed: {error}. If a metric failed, check that it fits the model's outputs (a model with "
             "several outputs needs output_names in metrics_specs) and the labels."
         ) from error
-    counters = _counters(pipeline.result)
+    counters, messages = _reported(pipeline.result)
+    num_examples = counters.get(_EXAMPLES, 0)
+    not_finite = {file.name: counters.get(f"{_NOT_FINITE}/{file.name}", 0) for file in files}
+    failures = {
+        file.name: _failure(count, num_examples, messages.get(f"{_FAILED_WITH}/{file.name}", ()))
+        for file in files
+        if (count := counters.get(f"{_FAILED}/{file.name}", 0))
+    }
+    lost = {name for name in not_finite if not_finite[name] or name in failures}
+    found = rejections(tfma.load_validation_result(output_path), names) if names else {}
     return Measurement(
-        num_examples=counters.get(_EXAMPLES, 0),
-        models=_read_metrics(output_path, [BASELINE, *names]),
-        rejections=rejections(tfma.load_validation_result(output_path), names) if names else {},
-        not_finite={name: counters.get(f"{_NOT_FINITE}/{name}", 0) for name in names},
+        num_examples=num_examples,
+        models=tuple(
+            _without_values(model) if model.model in lost else model
+            for model in _read_metrics(output_path, [BASELINE, *(file.name for file in files)])
+        ),
+        rejections={name: () if name in lost else missed for name, missed in found.items()},
+        not_finite=not_finite,
+        failures=failures,
     )
+
+
+def _failure(count: int, num_examples: int, messages: Collection[str]) -> Failure:
+    example = f", on one of them with: {min(messages)}" if messages else ""
+    return Failure(
+        code="failed_on_examples",
+        message=f"The file fails on {count} of {num_examples} examples{example}.",
+        advice="Do not ship it: the float model takes these examples. Convert the model again, or leave this recipe "
+        "out.",
+    )
+
+
+def _without_values(model: ModelMetrics) -> ModelMetrics:
+    """Metrics over values that are not there would look like any others."""
+    slices = [entry.model_copy(update={"metrics": dict.fromkeys(entry.metrics)}) for entry in model.slices]
+    return model.model_copy(update={"slices": tuple(slices)})
 
 
 class _Predict(beam.DoFn):
@@ -243,20 +291,55 @@ class _Predict(beam.DoFn):
     def setup(self) -> None:
         self._models = Models(BASELINE, self._baseline, self._variants, self._transform)
         self._examples = beam.metrics.Metrics.counter(_NAMESPACE, _EXAMPLES)
-        self._not_finite = {
-            variant.name: beam.metrics.Metrics.counter(_NAMESPACE, f"{_NOT_FINITE}/{variant.name}")
-            for variant in self._variants
-        }
+        self._counters = {variant.name: _Counters(variant.name) for variant in self._variants}
 
     def process(self, extracts: dict[str, Any]) -> Iterable[dict[str, Any]]:
         serialized = extracts[tfma.INPUT_KEY]
-        outputs = self._models.predict(extracts[tfma.FEATURES_KEY], serialized)
+        failed: dict[str, dict[int, str]] = {variant.name: {} for variant in self._variants}
+        outputs = self._models.predict(
+            extracts[tfma.FEATURES_KEY], serialized, lambda model, row, why: failed[model].update({row: why})
+        )
         self._examples.inc(len(serialized))
-        for name, counter in self._not_finite.items():
-            counter.inc(not_finite_rows(outputs[name], outputs[BASELINE]))
+        for name, counters in self._counters.items():
+            counters.count(failed[name], not_finite_rows(outputs[name], outputs[BASELINE], failed[name]))
         # TFMA's convention: a single output is a bare array, a single model has no name.
         predictions = {name: _bare_if_single(model_outputs) for name, model_outputs in outputs.items()}
         yield {**extracts, tfma.PREDICTIONS_KEY: _bare_if_single(predictions)}
+
+
+class _Counters:
+    """What one worker reports of one model."""
+
+    def __init__(self, model: str) -> None:
+        self._not_finite = beam.metrics.Metrics.counter(_NAMESPACE, f"{_NOT_FINITE}/{model}")
+        self._failed = beam.metrics.Metrics.counter(_NAMESPACE, f"{_FAILED}/{model}")
+        self._failed_with = beam.metrics.Metrics.string_set(_NAMESPACE, f"{_FAILED_WITH}/{model}")
+        self._first: str | None = None
+
+    def count(self, failed: Mapping[int, str], not_finite: int) -> None:
+        """Counts examples, and keeps the first of all messages."""
+        self._not_finite.inc(not_finite)
+        if failed:
+            self._failed.inc(len(failed))
+            first = min(" ".join(message.split())[:_MESSAGE_CHARS] for message in failed.values())
+            if self._first is None or first < self._first:
+                self._first = first
+                self._failed_with.add(first)
+
+
+def _keep_finite(extracts: dict[str, Any]) -> dict[str, Any]:
+    """The extracts with predictions that all metrics can be computed with."""
+    predictions = extracts[tfma.PREDICTIONS_KEY]
+    if not isinstance(predictions, dict) or BASELINE not in predictions:
+        return extracts
+    expected = predictions[BASELINE]
+    kept = {
+        model: {name: keep_finite(value, expected[name]) for name, value in outputs.items()}
+        if isinstance(outputs, dict)
+        else keep_finite(outputs, expected)
+        for model, outputs in predictions.items()
+    }
+    return {**extracts, tfma.PREDICTIONS_KEY: kept}
 
 
 def _bare_if_single(values: dict[str, Any]) -> Any:
@@ -275,9 +358,13 @@ def _own_error(error: BaseException) -> TFXMobileError | None:
     return EvaluationError(remote[1]) if remote else None
 
 
-def _counters(result: Any) -> dict[str, int]:
+def _reported(result: Any) -> tuple[dict[str, int], dict[str, Collection[str]]]:
+    """Counters and sets of messages, by name."""
     query = result.metrics().query(beam.metrics.MetricsFilter().with_namespace(_NAMESPACE))
-    return {counter.key.metric.name: int(counter.result) for counter in query["counters"]}
+    return (
+        {counter.key.metric.name: int(counter.result) for counter in query["counters"]},
+        {messages.key.metric.name: messages.result for messages in query["string_sets"]},
+    )
 
 
 def _read_metrics(output_path: str, models: Sequence[str]) -> tuple[ModelMetrics, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import posixpath
 import tempfile
@@ -17,18 +18,30 @@ from tfx.types.artifact import Artifact
 from tfx.utils import io_utils
 
 from tfx_mobile import artifact_io, artifacts, keras_file
-from tfx_mobile.errors import ConversionError, EvaluationError
+from tfx_mobile.errors import ConversionError, EvaluationError, ModelFileError
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
-from tfx_mobile.quantization_evaluator import gates, parameters, predict, report
+from tfx_mobile.quantization_evaluator import (
+    gates,
+    parameters,
+    predict,
+    report,
+    second_baseline,
+    signature_check,
+    trial,
+)
+from tfx_mobile.quantization_evaluator.production import ProductionModel
 from tfx_mobile.records import (
     BlessedModelRecord,
     EvaluationRecord,
     Failure,
+    ProductionRecord,
+    SourceModelRecord,
     Variant,
     VariantManifest,
     canonical_json,
     sha256_of,
 )
+from tfx_mobile.tflite.flatbuffer import read_model, signatures
 from tfx_mobile.tflite.preflight import preflight
 
 EXAMPLES_KEY = "examples"
@@ -48,8 +61,9 @@ EVALUATION_KEY = "evaluation"
 BLESSING_KEY = "blessing"
 BLESSED_MODEL_KEY = "blessed_model"
 
-# A folder of the evaluation artifact, for the time of the evaluation.
+# Folders of the evaluation artifact, for the time of the evaluation: Beam's workers can read them.
 _EXPORTED = "exported_model"
+_RELEASED = "released_model"
 _EXPORT_SECONDS = 600.0
 
 _TELEMETRY = ["QuantizationEvaluator"]
@@ -89,7 +103,7 @@ class Executor(BaseBeamExecutor):
         objective = parameters.parse_objective(exec_properties.get(OBJECTIVE_KEY) or "size")
         confidence = parameters.parse_confidence(exec_properties.get(CONFIDENCE_KEY))
         parameters.parse_latency(exec_properties.get(LATENCY_KEY))
-        parameters.parse_production(exec_properties.get(PRODUCTION_KEY))
+        production = parameters.parse_production(exec_properties.get(PRODUCTION_KEY))
         outputs = {key: artifact_utils.get_single_instance(output_dict[key]) for key in _OUTPUTS}
 
         examples = input_dict.get(EXAMPLES_KEY) or []
@@ -123,8 +137,13 @@ class Executor(BaseBeamExecutor):
                     _schema_file(input_dict),
                 )
             evaluation.check_examples(files, baseline, eval_configs.feature_keys(config), transform)
-            failures = _find_failures(variants, manifest)
+            rows = trial.first_rows(files, transform)
+            failures = _find_failures(variants, manifest, rows)
             runnable = [v for v in manifest.converted() if v.name not in failures]
+            released_uri = posixpath.join(outputs[EVALUATION_KEY].uri, _RELEASED)
+            production_record, released = (
+                _find_production(production, manifest, rows, released_uri) if production is not None else (None, None)
+            )
             measurement = evaluation.measure(
                 self._make_beam_pipeline,
                 [make_source(paths).BeamSource() for paths in files.values()],
@@ -133,33 +152,44 @@ class Executor(BaseBeamExecutor):
                 config,
                 outputs[EVALUATION_KEY].uri,
                 transform,
+                released,
             )
+            models = measurement.models
+            if production_record is not None and (problem := _production_problem(measurement)):
+                production_record = second_baseline.not_comparable(production_record, problem)
+                models = tuple(model for model in models if model.model != eval_configs.PRODUCTION)
             verdicts = gates.judge(
                 manifest.variants,
-                failures,
+                {**failures, **measurement.failures},
                 measurement.rejections,
                 measurement.not_finite,
                 measurement.num_examples,
-                measurement.models,
+                models,
                 budget,
             )
+            if production is not None:
+                verdicts = second_baseline.judge(verdicts, production_record, production.if_not_comparable)
             record = EvaluationRecord(
                 source_sha256=manifest.source.sha256,
                 variants=manifest.variants,
                 num_examples=measurement.num_examples,
                 splits=splits,
-                models=measurement.models,
+                models=models,
                 verdicts=verdicts,
                 objective=objective,
                 budget=budget,
                 winner=gates.choose_smallest(manifest.variants, verdicts),
                 versions=versions(),
                 gated_metrics=eval_configs.gated_metrics(config),
-                error_splits=gates.split_errors(manifest.variants, measurement.models),
+                error_splits=gates.split_errors(
+                    manifest.variants, [model for model in models if model.model != eval_configs.PRODUCTION]
+                ),
                 confidence=confidence,
+                production=production_record,
             )
-            if saved_model_uri == exported_uri:
-                fileio.rmtree(exported_uri)
+            for temporary in (exported_uri, released_uri):
+                if fileio.exists(temporary):
+                    fileio.rmtree(temporary)
             _write(outputs, record, manifest, variants)
         except BaseException:
             _discard(outputs.values())
@@ -177,11 +207,12 @@ def _read_manifest(variants: Artifact) -> VariantManifest:
             "a TFLiteConverter, and run it again if its output was deleted."
         )
     manifest = VariantManifest.from_json(artifact_io.read_bytes(variants, artifacts.MANIFEST_FILE))
-    if eval_configs.BASELINE in {variant.name for variant in manifest.variants}:
-        raise EvaluationError(
-            f"A variant is called {eval_configs.BASELINE!r}, the name of the float baseline. Give its recipe "
-            "another name and run TFLiteConverter again."
-        )
+    for variant in manifest.variants:
+        if (meaning := eval_configs.RESERVED.get(variant.name)) is not None:
+            raise EvaluationError(
+                f"A variant is called {variant.name!r}, the name of {meaning}. Give its recipe another name and run "
+                "TFLiteConverter again."
+            )
     return manifest
 
 
@@ -231,28 +262,85 @@ def _schema_file(input_dict: Mapping[str, list[Artifact]]) -> str | None:
     return posixpath.join(artifact_io.single(input_dict, SCHEMA_KEY, EvaluationError).uri, artifact_io.SCHEMA_FILE)
 
 
-def _find_failures(variants: Artifact, manifest: VariantManifest) -> dict[str, Failure]:
-    """Variants that cannot be scored: those not converted, and those that do not pass the three doors."""
+def _find_failures(variants: Artifact, manifest: VariantManifest, rows: trial.FirstRows) -> dict[str, Failure]:
+    """Variants that cannot be scored: those not converted, and those that do not pass the doors."""
     failures = {variant.name: variant.failure for variant in manifest.variants if variant.failure is not None}
     with tempfile.TemporaryDirectory(prefix="tfx-mobile-") as temp:
+        examples = Path(temp) / "examples.npz"
+        with contextlib.suppress(EvaluationError):  # the pass meets it again, and can name the variant
+            rows.save(examples, manifest.source.inputs, _defaults(manifest), "")
         for variant in manifest.converted():
-            failure = _inspect(variants, variant, Path(temp))
+            failure = _inspect(variants, variant, manifest.source, examples, Path(temp))
             if failure is not None:
                 logging.warning("Variant %s is not evaluated: %s %s", variant.name, failure.code, failure.message)
                 failures[variant.name] = failure
     return failures
 
 
-def _inspect(variants: Artifact, variant: Variant, temp: Path) -> Failure | None:
+def _inspect(
+    variants: Artifact, variant: Variant, source: SourceModelRecord, examples: Path, temp: Path
+) -> Failure | None:
     if variant.file is None or variant.path is None:
         return None
-    source = posixpath.join(variants.uri, variant.path)
-    if not fileio.exists(source):
-        return Failure(code="missing", message=f"There is no file {source}.", advice="Run TFLiteConverter again.")
+    path = posixpath.join(variants.uri, variant.path)
+    if not fileio.exists(path):
+        return Failure(code="missing", message=f"There is no file {path}.", advice="Run TFLiteConverter again.")
     # Preflight needs a local file, and looks at the very bytes that are hashed.
+    data = artifact_io.read_bytes(variants, variant.path)
     local = temp / f"{variant.name}.tflite"
-    local.write_bytes(artifact_io.read_bytes(variants, variant.path))
-    return preflight(local, sha256=variant.file.sha256)
+    local.write_bytes(data)
+    signature = None
+    if sha256_of(data) == variant.file.sha256:
+        with contextlib.suppress(ModelFileError):  # preflight says which of the two it is
+            found = signatures(read_model(data))
+            if problem := signature_check.problem(found, source):
+                return Failure(
+                    code="signature_mismatch",
+                    message=f"The file does not stand in for the float model: {problem}.",
+                    advice="Convert the model again; an app that asks for the recorded names would fail.",
+                )
+            signature = signature_check.choose(found, source.signature)
+    return preflight(
+        local,
+        sha256=variant.file.sha256,
+        examples=examples if examples.exists() else None,
+        signature=signature.key if signature else None,
+    )
+
+
+def _find_production(
+    spec: ProductionModel, manifest: VariantManifest, rows: trial.FirstRows, uri: str
+) -> tuple[ProductionRecord, predict.VariantFile | None]:
+    """The model in production, copied to `uri` for Beam's workers if it can be compared."""
+    record, release = second_baseline.find(spec)
+    if release is not None:
+        with tempfile.TemporaryDirectory(prefix="tfx-mobile-") as temp:
+            signature, problem = second_baseline.inspect(release, manifest.source, rows, Path(temp))
+        if signature is not None:
+            fileio.makedirs(uri)
+            path = posixpath.join(uri, artifacts.MODEL_FILE)
+            with fileio.open(path, "wb") as stream:
+                stream.write(release.model)
+            return record, second_baseline.variant_file(release, signature, manifest.source, path)
+        record = second_baseline.not_comparable(record, problem)
+    logging.warning("The model in production is not compared: %s %s", record.status, record.message)
+    return record, None
+
+
+def _production_problem(measurement: Any) -> str | None:
+    """What the pass found that keeps the model in production from being compared."""
+    if (failure := measurement.failures.get(eval_configs.PRODUCTION)) is not None:
+        return str(failure.message)
+    if count := measurement.not_finite.get(eval_configs.PRODUCTION, 0):
+        return (
+            f"{count} of {measurement.num_examples} examples give NaN or infinite outputs where the float model's are "
+            "finite."
+        )
+    return None
+
+
+def _defaults(manifest: VariantManifest) -> dict[str, predict.Default]:
+    return {tensor.name: tensor.default for tensor in manifest.source.inputs if tensor.default is not None}
 
 
 def _variant_file(uri: str, variant: Variant, manifest: VariantManifest) -> predict.VariantFile:
@@ -264,7 +352,7 @@ def _variant_file(uri: str, variant: Variant, manifest: VariantManifest) -> pred
         uri=posixpath.join(uri, variant.path),
         sha256=variant.file.sha256,
         signature=keys[0] if len(keys) == 1 else manifest.source.signature,
-        defaults={tensor.name: tensor.default for tensor in manifest.source.inputs if tensor.default is not None},
+        defaults=_defaults(manifest),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 
 import tenacity
 
-from tfx_mobile.errors import ConflictError, DestinationUnavailableError, ModelFileError, TFXMobileError
+from tfx_mobile.errors import ConflictError, ModelFileError, NothingPublishedError, TFXMobileError
 from tfx_mobile.records import (
     ChannelEntry,
     ChannelStatement,
@@ -227,13 +227,14 @@ def resolve(store: Store, model_name: str, channel: str) -> Release:
     """Reads what `channel` names and verifies every step on the way, as a device does.
 
     Raises:
-        DestinationUnavailableError: Nothing was published there, or the store cannot be read.
+        NothingPublishedError: Nothing was published there.
+        DestinationUnavailableError: The store cannot be read.
         ConflictError: Channel or manifest are damaged, or contradict each other.
         ModelFileError: The bytes are missing or not those of the manifest.
     """
     statement, _ = _read_channel(store, check_model_name(model_name), check_channel(channel))
     if statement is None:
-        raise DestinationUnavailableError(
+        raise NothingPublishedError(
             f"Nothing was published to {store.uri(channel_path(model_name, channel))}. "
             "Check model name and channel, or push a model there first."
         )
