@@ -13,8 +13,8 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from tfx.types.standard_artifacts import Examples, Model, ModelEvaluation, Schema, TransformGraph
 
 from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
+from tfx_mobile.quantization_evaluator import driver, executor, parameters
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
-from tfx_mobile.quantization_evaluator import executor, parameters
 from tfx_mobile.quantization_evaluator.production import ProductionModel
 from tfx_mobile.records import Budget, Confidence, LatencySpec, canonical_json
 
@@ -84,6 +84,7 @@ class QuantizationEvaluator(BaseBeamComponent):
 
     SPEC_CLASS = QuantizationEvaluatorSpec
     EXECUTOR_SPEC = BeamExecutorSpec(executor.Executor)
+    DRIVER_CLASS = driver.Driver
 
     def __init__(
         self,
