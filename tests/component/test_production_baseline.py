@@ -101,6 +101,21 @@ def test_one_that_fails_on_the_examples_is_not_compared(world, tmp_path):
             assert "if_not_comparable" in noted.message
 
 
+def test_it_is_scored_when_no_variant_can_run(world, tmp_path):
+    spec = production(tmp_path / "store")
+    publish(spec, world.files["float32"])
+    broken = {"float32": b"\x00" * 64}
+    saved_model = Path(world.inputs["model"].uri) / "Format-Serving"
+    variants = evaluations.write_variants(tmp_path / "variants", broken, saved_model)
+    properties = {"eval_config": to_json(evaluations.eval_config()), "production": spec.model_dump_json()}
+    outputs = evaluations.execute({**world.inputs, "variants": variants}, properties, tmp_path)
+    record = EvaluationRecord.read(Path(outputs["evaluation"].uri) / "record.json")
+    assert record.production.status == "compared"
+    assert [model.model for model in record.models] == ["saved_model", "production"]
+    assert overall(record, "production")[ACCURACY] == pytest.approx(overall(record, "saved_model")[ACCURACY])
+    assert [reason.code for reason in record.verdict("float32").reasons] == ["corrupt"]
+
+
 def test_nothing_is_blessed_beside_a_damaged_release(world, tmp_path):
     spec = production(tmp_path / "store", if_not_comparable="skip")
     publish(spec, world.files["float32"])

@@ -168,12 +168,11 @@ class Models:
             variants: The files.
             transform: What to feed them with instead of the examples' features; None to feed them those.
 
-        Raises:
-            ModelFileError: A file is not the one that passed preflight.
+        A file that is not the one that passed preflight, or that the interpreter refuses here, fails on every example.
         """
         self._transform = None if transform is None else _OpenTransform(transform)
         self._baseline = _OpenSavedModel(baseline)
-        self._variants = {variant.name: _OpenVariant(variant) for variant in variants}
+        self._variants = {variant.name: _open(variant) for variant in variants}
         self._baseline_name = baseline_name
         self.names = (baseline_name, *self._variants)
 
@@ -185,9 +184,10 @@ class Models:
         Args:
             features: By name, arrays [rows, ...] as TFMA's FeaturesExtractor makes them.
             serialized: The same rows as serialized tf.Examples, [rows].
-            on_failure: Called for each row that a variant fails on: its interpreter fails, a value cannot be given to
-                it, or its output has another name or shape than the baseline's. Its outputs for that row are NaN, zero
-                or empty. Which rows fail does not depend on the others of the batch. None: that is an error.
+            on_failure: Called for each row that a variant fails on: it could not be opened, its interpreter fails, a
+                value cannot be given to it, or its output has another name or shape than the baseline's. Its outputs
+                for that row are NaN, zero or empty. Which rows fail does not depend on the others of the batch. None:
+                that is an error.
 
         Returns:
             By model and output name, arrays [rows, ...] of real values.
@@ -230,7 +230,7 @@ def _lost(values: Array, expected: Array) -> npt.NDArray[np.bool_] | None:
     if not np.issubdtype(values.dtype, np.inexact) or (finite := np.isfinite(values)).all():
         return None
     lost: npt.NDArray[np.bool_] = ~finite & np.isfinite(expected)
-    return lost
+    return lost if lost.any() else None
 
 
 def _fail(model: str, row: int, message: str) -> None:
@@ -280,6 +280,27 @@ class _OpenTransform:
             transformed if self._description.feeds_baseline else features,
             transformed if self._description.feeds_variants else features,
         )
+
+
+def _open(variant: VariantFile) -> _OpenVariant | _Refused:
+    try:
+        return _OpenVariant(variant)
+    except ModelFileError as error:
+        return _Refused(variant.name, str(error))
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A variant that could not be opened."""
+
+    name: str
+    why: str
+
+    def run(self, _: Any, expected: Mapping[str, Array], on_failure: OnFailure) -> dict[str, Array]:
+        """No values."""
+        for row in range(len(next(iter(expected.values())))):
+            on_failure(self.name, row, self.why)
+        return _no_values(expected)
 
 
 class _OpenVariant:
