@@ -30,7 +30,8 @@ ACCURACY = "sparse_categorical_accuracy"
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("demo-output"),
     show_default=True,
-    help="Folder for artifacts, lineage and the release store. Run again with the same folder to see the cache.",
+    help="Folder for artifacts, lineage and the release store. A second run there takes the model from the cache and "
+    "compares with the first one's release.",
 )
 @click.option("--qat", is_flag=True, help="Train the quantization-aware twin too, and show it beside the others.")
 def main(output: Path, qat: bool) -> None:
