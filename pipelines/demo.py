@@ -160,7 +160,7 @@ def _results_table(record: Any) -> Table:
     table.add_row("SavedModel", *["float"] * with_training, f"{baseline:.4f}", "", "", "", "float baseline")
     if (value := accuracy.get("production")) is not None:
         shown = (f"{value:.4f}", f"{100 * (value - baseline):+.2f}", "", "")
-        table.add_row("in production", *["release"] * with_training, *shown, "what phones run today")
+        table.add_row("in production", *["release"] * with_training, *shown, "second baseline")
     for variant in record.variants:
         verdict = record.verdict(variant.name)
         value = accuracy.get(variant.name)
