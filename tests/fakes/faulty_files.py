@@ -14,11 +14,18 @@ from tests.fakes import models
 
 #: `gather_out_of_range` fails on rows whose first pixel is above this.
 TOO_BRIGHT = 1.0
+#: `zero_by_zero` gives NaN for rows one of whose first pixels is not above this.
+TOO_DARK = 0.2
 
 
 def fails_on(row: models.Row) -> bool:
     """Whether `gather_out_of_range` fails on a row."""
     return bool(np.float32(row[models.IMAGE][0]) > np.float32(TOO_BRIGHT))
+
+
+def gives_nan_for(row: models.Row) -> bool:
+    """Whether `zero_by_zero` gives NaN for a row."""
+    return bool((np.asarray(row[models.IMAGE], np.float32)[: models.CLASSES] <= np.float32(TOO_DARK)).any())
 
 
 def _gather(image: Any) -> Any:
@@ -31,7 +38,7 @@ def _gather(image: Any) -> Any:
 def _zero_by_zero(image: Any) -> Any:
     import tensorflow as tf
 
-    above = tf.nn.relu(image[:, : models.CLASSES] - 0.9)
+    above = tf.nn.relu(image[:, : models.CLASSES] - TOO_DARK)
     return above / above
 
 

@@ -263,7 +263,7 @@ def measure(
 
 
 def _failure(count: int, num_examples: int, messages: Collection[str]) -> Failure:
-    example = f", on one of them with: {min(messages)}" if messages else ""
+    example = f", on one of them with: {min(messages).rstrip('.')}" if messages else ""
     return Failure(
         code="failed_on_examples",
         message=f"The file fails on {count} of {num_examples} examples{example}.",
