@@ -94,7 +94,7 @@ lock: $(UV) ## compile the hash-pinned locks of both lanes from pyproject.toml
 	$(COMPILE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 --group dev -c requirements/lane-1.16.in -o requirements/tfx-1.16.txt pyproject.toml
 	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_39 --group dev -c requirements/lane-1.21.in -o requirements/tfx-1.21.txt pyproject.toml
 
-demo: setup ## digits in, a verified on-device release out; a second run is served from the cache
+demo: setup ## digits in, a verified on-device release out; a second run compares with the first's release
 	@$(RUN) -m pipelines.demo $(ARGS)
 
 test: setup ## the whole default suite

@@ -30,7 +30,8 @@ ACCURACY = "sparse_categorical_accuracy"
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("demo-output"),
     show_default=True,
-    help="Folder for artifacts, lineage and the release store. Run again with the same folder to see the cache.",
+    help="Folder for artifacts, lineage and the release store. A second run there takes the model from the cache and "
+    "compares with the first one's release.",
 )
 @click.option("--qat", is_flag=True, help="Train the quantization-aware twin too, and show it beside the others.")
 def main(output: Path, qat: bool) -> None:
@@ -157,6 +158,9 @@ def _results_table(record: Any) -> Table:
     accuracy = {m.model: m.slices[0].metrics.get(ACCURACY) for m in record.models}
     baseline = accuracy[record.models[0].model]
     table.add_row("SavedModel", *["float"] * with_training, f"{baseline:.4f}", "", "", "", "float baseline")
+    if (value := accuracy.get("production")) is not None:
+        shown = (f"{value:.4f}", f"{100 * (value - baseline):+.2f}", "", "")
+        table.add_row("in production", *["release"] * with_training, *shown, "second baseline")
     for variant in record.variants:
         verdict = record.verdict(variant.name)
         value = accuracy.get(variant.name)

@@ -26,6 +26,7 @@ from tfx_mobile import (
     CalibrationSpec,
     ConversionRecipe,
     MobilePusher,
+    ProductionModel,
     QuantizationEvaluator,
     TFLiteConverter,
 )
@@ -47,6 +48,7 @@ def create_pipeline(
     channel: str,
     destinations: Sequence[Any],
     budget: Budget | None = None,
+    production: ProductionModel | None = None,
     qat_run_fn: str | None = None,
     metadata_connection_config: Any = None,
     beam_pipeline_args: Sequence[str] = ("--direct_running_mode=in_memory", "--direct_num_workers=1"),
@@ -69,6 +71,8 @@ def create_pipeline(
         channel: Channel that the release moves.
         destinations: Where to publish.
         budget: Limits a variant must keep.
+        production: The model that phones run today, which a new one must not be worse than; None to look at the float
+            model only.
         qat_run_fn: Import path of the callback of a second Trainer, `qat_trainer`, which makes the float model's
             quantization-aware twin for recipes with `quantization_aware`; None for no twin.
         metadata_connection_config: ML Metadata store; None where the runner brings its own.
@@ -136,7 +140,12 @@ def create_pipeline(
     )
     variants = converter.outputs["variants"]
     quantization_evaluator = QuantizationEvaluator(
-        examples=examples, model=model, variants=variants, eval_config=mobile_eval_config, budget=budget
+        examples=examples,
+        model=model,
+        variants=variants,
+        eval_config=mobile_eval_config,
+        budget=budget,
+        production=production,
     )
     pusher = MobilePusher(
         model=quantization_evaluator.outputs["blessed_model"],

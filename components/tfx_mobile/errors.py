@@ -17,6 +17,7 @@
         ├── ModelTooLargeError        the file exceeds what the destination takes
         ├── ConflictError             the destination holds something else under an immutable name
         └── DestinationUnavailableError   the destination cannot be reached or written
+            └── NothingPublishedError     it can be reached, and nothing was published there yet
 
 A failed quality gate is not in this tree: it is a recorded verdict. Messages say what failed, the value, the valid
 choices, and what to do next.
@@ -91,3 +92,7 @@ class ConflictError(PushError):
 
 class DestinationUnavailableError(PushError):
     """The destination cannot be reached or written."""
+
+
+class NothingPublishedError(DestinationUnavailableError):
+    """Nothing was published under that model name and channel yet."""

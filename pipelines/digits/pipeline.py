@@ -10,7 +10,7 @@ from tfx.orchestration.pipeline import Pipeline
 
 from pipelines import configs, mobile
 from pipelines.digits import data
-from tfx_mobile import CalibrationSpec, FilesystemDestination
+from tfx_mobile import CalibrationSpec, FilesystemDestination, ProductionModel
 
 NAME = "digits"
 CHANNEL = "production"
@@ -40,6 +40,7 @@ def create(workspace: Path, **changes: Any) -> Pipeline:
     workspace = workspace.resolve()
     examples_dir = workspace / "examples"
     data.write_examples(examples_dir)
+    destination = FilesystemDestination(base_directory=str(release_store(workspace)))
     settings: dict[str, Any] = {
         "pipeline_name": NAME,
         "pipeline_root": str(workspace / "artifacts"),
@@ -54,7 +55,9 @@ def create(workspace: Path, **changes: Any) -> Pipeline:
         "model_name": NAME,
         "channel": CHANNEL,
         "metadata_connection_config": sqlite_metadata_connection_config(str(metadata_path(workspace))),
-        "destinations": [FilesystemDestination(base_directory=str(release_store(workspace)))],
+        "destinations": [destination],
+        # The first run finds no release; every other is compared with what the one before released.
+        "production": ProductionModel(destination=destination, model_name=NAME, channel=CHANNEL),
     }
     return mobile.create_pipeline(**{**settings, **changes})
 

@@ -426,9 +426,12 @@ def test_a_feature_that_lacks_in_a_later_example_is_an_error_not_a_default(world
     assert_nothing_written(tmp_path)
 
 
-def test_a_variant_with_the_baselines_name_is_an_error(world, tmp_path):
-    with pytest.raises(EvaluationError, match="called 'saved_model', the name of the float baseline"):
-        world.run(tmp_path, {"saved_model": world.files["float32"]})
+@pytest.mark.parametrize(
+    ("name", "meaning"), [("saved_model", "the float baseline"), ("production", "the model that phones run today")]
+)
+def test_a_variant_with_the_name_of_another_model_is_an_error(world, tmp_path, name, meaning):
+    with pytest.raises(EvaluationError, match=f"called '{name}', the name of {meaning}"):
+        world.run(tmp_path, {name: world.files["float32"]})
     assert_nothing_written(tmp_path)
 
 

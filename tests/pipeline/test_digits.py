@@ -146,9 +146,20 @@ class TestFirstRun:
 
 class TestSecondRun:
     def test_all_work_on_the_model_is_served_from_the_cache(self, runs):
-        # The stock Evaluator has a baseline to compare with for the first time, so it and the pusher run.
+        # Both evaluators have something to compare with for the first time, so they and the pusher run.
         cached = {node: run.cached for node, run in runs.again.nodes.items()}
-        assert cached == {node: node not in ("Evaluator", "MobilePusher") for node in NODES}
+        evaluated = ("Evaluator", "QuantizationEvaluator", "MobilePusher")
+        assert cached == {node: node not in evaluated for node in NODES}
+
+    def test_the_variants_are_compared_with_what_the_first_run_released(self, runs):
+        assert runs.first.evaluation.production.status == "no_release"
+        production = runs.again.evaluation.production
+        assert (production.status, production.release_id) == ("compared", runs.first.resolved.release_id)
+        metrics = {model.model: model.slices for model in runs.again.evaluation.models}
+        # The released file is among the variants, with the same bytes.
+        for released, variant in zip(metrics["production"], metrics[runs.first.resolved.manifest.variant], strict=True):
+            assert released.slice == variant.slice
+            assert released.metrics == pytest.approx(variant.metrics, rel=1e-6)
 
     def test_the_push_is_unchanged_and_writes_nothing(self, runs):
         assert runs.again.pushed["push_status"].string_value == "unchanged"

@@ -172,3 +172,21 @@ def test_quality_is_the_first_gated_metric_with_a_direction():
     metrics[0]["threshold"] = UPPER
     assert quality_metric(from_json(document)) == (COUNT, False)
     assert gated_metrics(from_json(document)) == (COUNT, ACCURACY)
+
+
+@pytest.mark.parametrize("variants", [["a", "b"], []])
+def test_the_model_in_production_gets_the_metrics_and_no_threshold(variants):
+    expanded = expand(config(metric={"threshold": FLOOR}, spec={"thresholds": {"auc": DROP}}), variants, True)
+    assert [(spec.name, spec.is_baseline) for spec in expanded.model_specs] == [
+        ("saved_model", True),
+        *((name, False) for name in variants),
+        ("production", False),
+    ]
+    tfma.utils.verify_eval_config(expanded)
+    gated = tfma.metrics.metric_thresholds_from_metrics_specs(expanded.metrics_specs, eval_config=expanded)
+    assert {key.model_name for key in gated} - {"saved_model"} == set(variants)
+    keys = [
+        key for c in metric_specs.to_computations(list(expanded.metrics_specs), eval_config=expanded) for key in c.keys
+    ]
+    for name in (*variants, "production"):
+        assert {"auc", "example_count"} <= {key.name for key in keys if key.model_name == name and not key.is_diff}

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fakes import evaluations, models
-from tfx_mobile.errors import EvaluationError, ModelFileError
+from tests.fakes import evaluations, faulty_files, models
+from tfx_mobile.errors import EvaluationError
 from tfx_mobile.quantization_evaluator.predict import (
     FloatModel,
     Models,
     VariantFile,
     describe_saved_model,
+    keep_finite,
     not_finite_rows,
     with_sizes,
 )
@@ -220,7 +221,7 @@ def test_a_variant_with_another_input_is_an_error_too(saved_model, tmp_path):
     opened = Models("saved_model", baseline(saved_model), [other])
     with pytest.raises(EvaluationError, match="No feature for input 'x' of variant 'other'"):
         opened.predict({"image": IMAGES}, SERIALIZED)
-    with pytest.raises(EvaluationError, match=r"Variant 'other' returns .*'p': .*cannot be compared"):
+    with pytest.raises(EvaluationError, match=r"Variant 'other' fails .*'p': .*cannot be compared"):
         opened.predict({"image": IMAGES, "x": np.zeros((70, 4), np.float32)}, SERIALIZED)
 
 
@@ -228,14 +229,62 @@ def test_values_that_cannot_be_quantized_are_an_error(saved_model, files):
     opened = Models("saved_model", baseline(saved_model), [files["integer_only_int8"]])
     images = IMAGES.copy()
     images[3, 3] = np.nan
-    with pytest.raises(EvaluationError, match=r"'integer_only_int8' cannot take .*'image': cannot quantize NaN"):
+    with pytest.raises(EvaluationError, match=r"'integer_only_int8' fails .*'image': cannot quantize NaN"):
         opened.predict({"image": images}, SERIALIZED)
 
 
-def test_a_file_that_changed_after_preflight_is_refused(saved_model, files):
-    changed = VariantFile("float32", files["batch_1"].uri, files["float32"].sha256, "serving_default")
-    with pytest.raises(ModelFileError, match="changed while it was evaluated"):
-        Models("saved_model", baseline(saved_model), [changed])
+def test_a_file_that_changed_after_preflight_is_not_run(saved_model, files):
+    changed = VariantFile("changed", files["batch_1"].uri, files["float32"].sha256, "serving_default")
+    opened = Models("saved_model", baseline(saved_model), [changed, files["float32"]])
+    with pytest.raises(EvaluationError, match=r"'changed' fails .*changed while it was evaluated"):
+        opened.predict({"image": IMAGES}, SERIALIZED)
+    failures = []
+    outputs = opened.predict({"image": IMAGES}, SERIALIZED, lambda *failure: failures.append(failure))
+    assert [(model, row) for model, row, _ in failures] == [("changed", row) for row in range(len(ROWS))]
+    assert np.isnan(outputs["changed"]["output_0"]).all()
+    assert np.isfinite(outputs["float32"]["output_0"]).all()
+
+
+def test_only_the_examples_that_a_variant_cannot_take_are_lost(saved_model, files):
+    """The float model takes a NaN, an integer input cannot."""
+    variant = files["integer_only_int8"]
+    opened = Models("saved_model", baseline(saved_model), [variant])
+    images = IMAGES.copy()
+    images[[3, 66], 5] = np.nan
+    failures = []
+    outputs = opened.predict({"image": images}, SERIALIZED, lambda *failure: failures.append(failure))
+    assert [(model, row) for model, row, _ in failures] == [(variant.name, 3), (variant.name, 66)]
+    assert {message for _, _, message in failures} == {"model input 'image': cannot quantize NaN or infinite values"}
+    scores = outputs[variant.name]["output_0"]
+    assert np.flatnonzero(np.isnan(scores).any(axis=1)).tolist() == [3, 66]
+    good = Models("saved_model", baseline(saved_model), [variant]).predict({"image": IMAGES}, SERIALIZED)
+    kept = [row for row in range(len(ROWS)) if row not in (3, 66)]
+    np.testing.assert_allclose(scores[kept], good[variant.name]["output_0"][kept], atol=1.01 / 256)
+
+
+@pytest.mark.parametrize("own_inputs", [False, True])
+def test_features_that_do_not_fit_are_a_fault_of_a_model_with_inputs_of_its_own(saved_model, tmp_path, own_inputs):
+    data = faulty_files.make("wrong", input_name="picture")
+    (tmp_path / "file").write_bytes(data)
+    file = VariantFile("other", str(tmp_path / "file"), sha256_of(data), "serving_default", own_inputs=own_inputs)
+    opened = Models("saved_model", baseline(saved_model), [file])
+    failures = []
+    if own_inputs:
+        outputs = opened.predict({"image": IMAGES}, SERIALIZED, lambda *failure: failures.append(failure))
+        assert len(failures) == len(ROWS)
+        assert np.isnan(outputs["other"]["output_0"]).all()
+    else:
+        with pytest.raises(EvaluationError, match="No feature for input 'picture'"):
+            opened.predict({"image": IMAGES}, SERIALIZED, lambda *failure: failures.append(failure))
+
+
+def test_zeros_stand_in_for_values_that_only_the_variant_lacks():
+    expected = np.array([[1.0, 2.0], [np.nan, 3.0]])
+    values = np.array([[np.nan, 5.0], [np.nan, -np.inf]])
+    np.testing.assert_array_equal(keep_finite(values, expected), [[0.0, 5.0], [np.nan, 0.0]])
+    assert keep_finite(expected, expected) is expected
+    integers = np.array([1, 2])
+    assert keep_finite(integers, integers) is integers
 
 
 def test_several_outputs_and_sizes_that_only_the_variant_fixes(tmp_path):
@@ -279,6 +328,7 @@ def test_only_values_lost_by_the_variant_count_as_not_finite():
     expected = {"a": np.array([[1.0, 2.0], [-np.inf, 3.0], [4.0, 5.0]]), "n": np.array([1, 2, 3])}
     outputs = {"a": np.array([[np.nan, 2.0], [np.nan, 3.0], [4.0, np.inf]]), "n": np.array([1, 2, 3])}
     assert not_finite_rows(outputs, expected) == 2
+    assert not_finite_rows(outputs, expected, {0}) == 1
     assert not_finite_rows(expected, expected) == 0
 
 

@@ -15,7 +15,7 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from tfx.types.standard_artifacts import Examples, Model, ModelEvaluation, Schema, TransformGraph
 
 from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
-from tfx_mobile.quantization_evaluator import beam_options, executor, parameters, thresholds
+from tfx_mobile.quantization_evaluator import beam_options, driver, executor, parameters, thresholds
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator.production import ProductionModel
 from tfx_mobile.quantization_evaluator.versions import versions
@@ -93,6 +93,7 @@ class QuantizationEvaluator(BaseBeamComponent):
 
     SPEC_CLASS = QuantizationEvaluatorSpec
     EXECUTOR_SPEC = BeamExecutorSpec(executor.Executor)
+    DRIVER_CLASS = driver.Driver
 
     def __init__(
         self,

@@ -17,6 +17,9 @@ from tfx_mobile.errors import EvalConfigError
 from tfx_mobile.quantization_evaluator.gates import HIGHER_IS_BETTER, metric_in_words
 
 BASELINE = "saved_model"
+PRODUCTION = "production"
+#: Names of models that are no variants.
+RESERVED = {BASELINE: "the float baseline", PRODUCTION: "the model that phones run today"}
 
 _HOW_TO_GATE = (
     "Add one to a metric, in JSON for example {'class_name': 'SparseCategoricalAccuracy', 'threshold': "
@@ -115,33 +118,40 @@ def template(config: Any) -> Any:
     return candidates[0]
 
 
-def expand(config: Any, variants: Sequence[str]) -> Any:
+def expand(config: Any, variants: Sequence[str], production: bool = False) -> Any:
     """An EvalConfig with one ModelSpec per model: `saved_model` as the baseline, and each variant as a candidate.
 
     Thresholds of a MetricsSpec move to its MetricConfigs: where they stand TFMA looks only among metrics saved with a
     model, and reports a computed one as not found. Without variants there is nothing to gate: then the thresholds are
     left out.
+
+    Args:
+        config: The user's tfma.EvalConfig.
+        variants: The variants' names.
+        production: Whether the model in production is scored too; it gets the metrics and no threshold.
     """
     expanded = type(config)()
     expanded.CopyFrom(config)
     spec = template(config)
     del expanded.model_specs[:]
-    names = [BASELINE, *variants]
-    for name in names:
+    others = [*variants, PRODUCTION] if production else [*variants]
+    for name in (BASELINE, *others):
         model_spec = expanded.model_specs.add()
         model_spec.CopyFrom(spec)
         model_spec.name = name
         # TFMA only reads predictions; it never learns that these are .tflite files.
         model_spec.model_type = "tf_generic"
-        model_spec.is_baseline = bool(variants) and name == BASELINE
-    for metrics_spec in expanded.metrics_specs:
+        model_spec.is_baseline = bool(others) and name == BASELINE
+    for metrics_spec in list(expanded.metrics_specs):
         _move_thresholds_to_metrics(metrics_spec)
-        metrics_spec.model_names[:] = names if variants else [""]  # TFMA's name for the only model
+        metrics_spec.model_names[:] = [BASELINE, *variants] if others else [""]  # TFMA's name for the only model
         if not variants:
-            for message in (metrics_spec, *metrics_spec.metrics):
-                for field in list(message.DESCRIPTOR.fields):
-                    if field.name.endswith(("threshold", "thresholds")):
-                        message.ClearField(field.name)
+            _clear_thresholds(metrics_spec)
+        if production:
+            ungated = expanded.metrics_specs.add()
+            ungated.CopyFrom(metrics_spec)
+            ungated.model_names[:] = [PRODUCTION]
+            _clear_thresholds(ungated)
     return expanded
 
 
@@ -195,6 +205,13 @@ def feature_keys(config: Any) -> dict[str, str]:
         for key in (*slicing_spec.feature_keys, *slicing_spec.feature_values):
             keys.setdefault(key, "slicing_specs")
     return keys
+
+
+def _clear_thresholds(metrics_spec: Any) -> None:
+    for message in (metrics_spec, *metrics_spec.metrics):
+        for field in list(message.DESCRIPTOR.fields):
+            if field.name.endswith(("threshold", "thresholds")):
+                message.ClearField(field.name)
 
 
 def _move_thresholds_to_metrics(metrics_spec: Any) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
@@ -20,16 +20,27 @@ from tfx_mobile.quantization_evaluator import aside, fidelity, sample
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator.gates import Rejection, metric_in_words, rejections, slice_in_words
 from tfx_mobile.quantization_evaluator.paired import PairedSample
-from tfx_mobile.quantization_evaluator.predict import FloatModel, Models, Transform, VariantFile, not_finite_rows
+from tfx_mobile.quantization_evaluator.predict import (
+    FloatModel,
+    Models,
+    Transform,
+    VariantFile,
+    keep_finite,
+    not_finite_rows,
+)
 from tfx_mobile.quantization_evaluator.thresholds import SliceKey
 from tfx_mobile.quantization_evaluator.worker_versions import CheckVersions
-from tfx_mobile.records import Fidelity, ModelMetrics, SliceMetrics, TensorRecord
+from tfx_mobile.records import Failure, Fidelity, ModelMetrics, SliceMetrics, TensorRecord
 
 BASELINE = eval_configs.BASELINE
+PRODUCTION = eval_configs.PRODUCTION
 RAW_RECORD_COLUMN = tfma.ARROW_INPUT_COLUMN
 _NAMESPACE = "tfx_mobile"
 _EXAMPLES = "examples"
 _NOT_FINITE = "not_finite"
+_FAILED = "failed"
+_FAILED_WITH = "failed_with"
+_MESSAGE_CHARS = 500
 _PEEK = 100
 # Beside TFMA's files, until they are read.
 _FIDELITY_FILE = "fidelity.json"
@@ -43,11 +54,15 @@ class Measurement:
 
     Attributes:
         num_examples: Examples every model was scored on.
-        models: Metrics, the baseline's first.
-        rejections: Thresholds that were missed, by variant.
-        not_finite: By variant, the number of examples with a NaN or infinite output where the baseline's is finite.
+        models: Metrics, the baseline's first. All are None for a model that has no value, or no finite one, on some
+            examples where the baseline has.
+        rejections: Thresholds that were missed, by variant; none for a variant without metrics.
+        not_finite: By model, the number of examples with a NaN or infinite output where the baseline's is finite.
+        failures: Models that failed on examples, with the number of these and one of the reasons: the first in
+            alphabetical order, so that it does not depend on how examples were spread over workers.
         fidelity: How close the outputs are to the baseline's, by variant and output.
         sample: A few serialized tf.Examples, the same ones whenever the same examples are read.
+        slice_keys: TFMA's key of every slice with metrics, by the slice in words; overall first.
         paired: What was collected of each variant and reference on the same examples.
     """
 
@@ -55,8 +70,10 @@ class Measurement:
     models: tuple[ModelMetrics, ...]
     rejections: Mapping[str, tuple[Rejection, ...]]
     not_finite: Mapping[str, int]
+    failures: Mapping[str, Failure]
     fidelity: tuple[Fidelity, ...] = ()
     sample: tuple[bytes, ...] = ()
+    slice_keys: Mapping[str, SliceKey] = field(default_factory=dict)
     paired: tuple[PairedSample, ...] = ()
 
 
@@ -154,10 +171,10 @@ def check_examples(
                 "split with example_splits=[...], or check the step that wrote the examples."
             )
         present = ", ".join(sorted(features))
-        for key, field in needed.items():
+        for key, names_it in needed.items():
             if key not in features:
                 raise EvaluationError(
-                    f"{field} {key!r} of eval_config is not among the features of split {split!r}: {present}. Name "
+                    f"{names_it} {key!r} of eval_config is not among the features of split {split!r}: {present}. Name "
                     "one of these, or evaluate on examples that hold it."
                 )
         transformed = transform is not None and transform.feeds_baseline
@@ -181,6 +198,8 @@ def measure(
     config: Any,
     output_path: str,
     transform: Transform | None = None,
+    *,
+    production: VariantFile | None = None,
     sample_size: int = 0,
 ) -> Measurement:
     """Scores all models in one pass and writes TFMA's result files.
@@ -193,19 +212,21 @@ def measure(
         config: The user's tfma.EvalConfig.
         output_path: Where TFMA writes.
         transform: What is applied to the examples before the models get them.
+        production: The model that phones run today, called PRODUCTION; None without one. Gets metrics, no thresholds.
         sample_size: How many examples to return.
 
     Raises:
-        EvaluationError: A model cannot be fed or scored.
+        EvaluationError: The baseline cannot be fed or scored, or the variants cannot be fed.
     """
     names = [variant.name for variant in variants]
-    expanded = eval_configs.expand(config, names)
+    files = [*variants, production] if production is not None else [*variants]
+    expanded = eval_configs.expand(config, names, production is not None)
     shared = [
         # Without a loader: it only tells TFMA that a baseline exists.
         tfma.EvalSharedModel(
-            model_name=name if names else "", model_path=uri, model_type="tf_generic", include_default_metrics=False
+            model_name=name if files else "", model_path=uri, model_type="tf_generic", include_default_metrics=False
         )
-        for name, uri in [(BASELINE, baseline.uri), *((v.name, v.uri) for v in variants)]
+        for name, uri in [(BASELINE, baseline.uri), *((file.name, file.uri) for file in files)]
     ]
     findings = _findings(names, baseline.outputs, sample_size)
     extractors = [
@@ -213,12 +234,13 @@ def measure(
         tfma.extractors.LabelsExtractor(expanded),
         tfma.extractors.ExampleWeightsExtractor(expanded),
         tfma.extractors.Extractor(
-            stage_name="ExtractPredictions", ptransform=beam.ParDo(_Predict(baseline, variants, transform))
+            stage_name="ExtractPredictions", ptransform=beam.ParDo(_Predict(baseline, files, transform))
         ),
         *(
             tfma.extractors.Extractor(f"Find[{name}]", aside.Aside(finding, posixpath.join(output_path, name)))
             for name, finding in findings.items()
         ),
+        tfma.extractors.Extractor(stage_name="KeepFinite", ptransform=beam.Map(_keep_finite)),
         *([SqlSliceKeyExtractor(expanded)] if any(spec.slice_keys_sql for spec in config.slicing_specs) else []),
         tfma.extractors.UnbatchExtractor(),
         tfma.extractors.SliceKeyExtractor(eval_config=expanded),
@@ -233,7 +255,7 @@ def measure(
                 | "ExtractEvaluateAndWriteResults"
                 >> tfma.ExtractEvaluateAndWriteResults(
                     eval_config=expanded,
-                    eval_shared_model=shared if names else shared[0],
+                    eval_shared_model=shared if files else shared[0],
                     extractors=extractors,
                     output_path=output_path,
                 )
@@ -245,15 +267,29 @@ def measure(
             f"The evaluation failed: {error}. If a metric failed, check that it fits the model's outputs (a model with "
             "several outputs needs output_names in metrics_specs) and the labels."
         ) from error
-    counters = _counters(pipeline.result)
-    found = {name: aside.read(posixpath.join(output_path, name)) for name in findings}
+    counters, messages = _reported(pipeline.result)
+    num_examples = counters.get(_EXAMPLES, 0)
+    not_finite = {file.name: counters.get(f"{_NOT_FINITE}/{file.name}", 0) for file in files}
+    failures = {
+        file.name: _failure(count, num_examples, messages.get(f"{_FAILED_WITH}/{file.name}", ()))
+        for file in files
+        if (count := counters.get(f"{_FAILED}/{file.name}", 0))
+    }
+    lost = {name for name in not_finite if not_finite[name] or name in failures}
+    beside = {name: aside.read(posixpath.join(output_path, name)) for name in findings}
+    found = rejections(tfma.load_validation_result(output_path), names) if names else {}
     return Measurement(
-        num_examples=counters.get(_EXAMPLES, 0),
-        models=_read_metrics(output_path, [BASELINE, *names]),
-        rejections=rejections(tfma.load_validation_result(output_path), names) if names else {},
-        not_finite={name: counters.get(f"{_NOT_FINITE}/{name}", 0) for name in names},
-        fidelity=fidelity.from_json(found.get(_FIDELITY_FILE, [])),
-        sample=sample.from_json(found.get(_SAMPLE_FILE, [])),
+        num_examples=num_examples,
+        models=tuple(
+            _without_values(model) if model.model in lost else model
+            for model in _read_metrics(output_path, [BASELINE, *(file.name for file in files)])
+        ),
+        rejections={name: () if name in lost else missed for name, missed in found.items()},
+        not_finite=not_finite,
+        failures=failures,
+        fidelity=fidelity.from_json(beside.get(_FIDELITY_FILE, [])),
+        sample=sample.from_json(beside.get(_SAMPLE_FILE, [])),
+        slice_keys=_slice_keys(output_path),
     )
 
 
@@ -267,18 +303,29 @@ def _findings(variants: Sequence[str], outputs: Sequence[str], sample_size: int)
     }
 
 
-def slice_keys(output_path: str) -> dict[str, SliceKey]:
-    """TFMA's key of every slice it wrote metrics of, by the slice in words; overall first.
-
-    Args:
-        output_path: Where TFMA wrote.
-    """
+def _slice_keys(output_path: str) -> dict[str, SliceKey]:
     found = []
     for per_slice in tfma.load_metrics(output_path):
         if not per_slice.HasField("cross_slice_key"):
             words, order = slice_in_words(per_slice)
             found.append((order, words, slicer_lib.deserialize_slice_key(per_slice.slice_key)))
     return {words: key for _, words, key in sorted(found, key=lambda item: item[0])}
+
+
+def _failure(count: int, num_examples: int, messages: Collection[str]) -> Failure:
+    example = f", on one of them with: {min(messages).rstrip('.')}" if messages else ""
+    return Failure(
+        code="failed_on_examples",
+        message=f"The file fails on {count} of {num_examples} examples{example}.",
+        advice="Do not ship it: the float model takes these examples. Convert the model again, or leave this recipe "
+        "out.",
+    )
+
+
+def _without_values(model: ModelMetrics) -> ModelMetrics:
+    """Metrics over values that are not there would look like any others."""
+    slices = [entry.model_copy(update={"metrics": dict.fromkeys(entry.metrics)}) for entry in model.slices]
+    return model.model_copy(update={"slices": tuple(slices)})
 
 
 class _Predict(beam.DoFn):
@@ -294,20 +341,55 @@ class _Predict(beam.DoFn):
     def setup(self) -> None:
         self._models = Models(BASELINE, self._baseline, self._variants, self._transform)
         self._examples = beam.metrics.Metrics.counter(_NAMESPACE, _EXAMPLES)
-        self._not_finite = {
-            variant.name: beam.metrics.Metrics.counter(_NAMESPACE, f"{_NOT_FINITE}/{variant.name}")
-            for variant in self._variants
-        }
+        self._counters = {variant.name: _Counters(variant.name) for variant in self._variants}
 
     def process(self, extracts: dict[str, Any]) -> Iterable[dict[str, Any]]:
         serialized = extracts[tfma.INPUT_KEY]
-        outputs = self._models.predict(extracts[tfma.FEATURES_KEY], serialized)
+        failed: dict[str, dict[int, str]] = {variant.name: {} for variant in self._variants}
+        outputs = self._models.predict(
+            extracts[tfma.FEATURES_KEY], serialized, lambda model, row, why: failed[model].update({row: why})
+        )
         self._examples.inc(len(serialized))
-        for name, counter in self._not_finite.items():
-            counter.inc(not_finite_rows(outputs[name], outputs[BASELINE]))
+        for name, counters in self._counters.items():
+            counters.count(failed[name], not_finite_rows(outputs[name], outputs[BASELINE], failed[name]))
         # TFMA's convention: a single output is a bare array, a single model has no name.
         predictions = {name: _bare_if_single(model_outputs) for name, model_outputs in outputs.items()}
         yield {**extracts, tfma.PREDICTIONS_KEY: _bare_if_single(predictions)}
+
+
+class _Counters:
+    """What one worker reports of one model."""
+
+    def __init__(self, model: str) -> None:
+        self._not_finite = beam.metrics.Metrics.counter(_NAMESPACE, f"{_NOT_FINITE}/{model}")
+        self._failed = beam.metrics.Metrics.counter(_NAMESPACE, f"{_FAILED}/{model}")
+        self._failed_with = beam.metrics.Metrics.string_set(_NAMESPACE, f"{_FAILED_WITH}/{model}")
+        self._first: str | None = None
+
+    def count(self, failed: Mapping[int, str], not_finite: int) -> None:
+        """Counts examples, and keeps the first of all messages."""
+        self._not_finite.inc(not_finite)
+        if failed:
+            self._failed.inc(len(failed))
+            first = min(" ".join(message.split())[:_MESSAGE_CHARS] for message in failed.values())
+            if self._first is None or first < self._first:
+                self._first = first
+                self._failed_with.add(first)
+
+
+def _keep_finite(extracts: dict[str, Any]) -> dict[str, Any]:
+    """The extracts with predictions that all metrics can be computed with."""
+    predictions = extracts[tfma.PREDICTIONS_KEY]
+    if not isinstance(predictions, dict) or BASELINE not in predictions:
+        return extracts
+    expected = predictions[BASELINE]
+    kept = {
+        model: {name: keep_finite(value, expected[name]) for name, value in outputs.items()}
+        if isinstance(outputs, dict)
+        else keep_finite(outputs, expected)
+        for model, outputs in predictions.items()
+    }
+    return {**extracts, tfma.PREDICTIONS_KEY: kept}
 
 
 def _bare_if_single(values: dict[str, Any]) -> Any:
@@ -326,11 +408,12 @@ def _own_error(error: BaseException) -> TFXMobileError | None:
     return EvaluationError(remote[1]) if remote else None
 
 
-def _counters(result: Any) -> dict[str, int]:
+def _reported(result: Any) -> tuple[dict[str, int], dict[str, Collection[str]]]:
+    """Counters and sets of messages, by name."""
     try:
         query = result.metrics().query(beam.metrics.MetricsFilter().with_namespace(_NAMESPACE))
     except NotImplementedError:  # what Beam's base class says for runners that count nothing
-        query = {"counters": []}
+        query = {"counters": [], "string_sets": []}
     counters = {counter.key.metric.name: int(counter.result) for counter in query["counters"]}
     if not counters.get(_EXAMPLES):
         # Without counters nobody would see NaN outputs, and a model scored on nothing would look like any other.
@@ -338,7 +421,7 @@ def _counters(result: Any) -> dict[str, int]:
             "The Beam runner ended without saying how many examples it evaluated, so nothing can be judged. Use one "
             "that reports Beam's counters: leave --runner out, or use DataflowRunner."
         )
-    return counters
+    return counters, {messages.key.metric.name: messages.result for messages in query["string_sets"]}
 
 
 def _read_metrics(output_path: str, models: Sequence[str]) -> tuple[ModelMetrics, ...]:

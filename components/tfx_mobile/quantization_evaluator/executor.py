@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,35 +17,36 @@ from tfx.types.artifact import Artifact
 from tfx.utils import io_utils
 
 from tfx_mobile import artifact_io, artifacts, keras_file
-from tfx_mobile.errors import ConversionError, EvaluationError
+from tfx_mobile.errors import ConversionError, EvaluationError, ModelFileError
 from tfx_mobile.quantization_evaluator import (
     beam_options,
     close_look,
     costs,
-    gates,
-    latency,
     layer_errors,
-    objective,
     parameters,
     predict,
     report,
     rows,
+    second_baseline,
+    signature_check,
     thresholds,
+    trial,
 )
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
-from tfx_mobile.quantization_evaluator.versions import versions
+from tfx_mobile.quantization_evaluator.parameters import Parameters
+from tfx_mobile.quantization_evaluator.production import ProductionModel
 from tfx_mobile.records import (
     BlessedModelRecord,
-    Budget,
     EvaluationRecord,
     Failure,
-    LatencySpec,
-    ModelMetrics,
+    ProductionRecord,
+    SourceModelRecord,
     Variant,
     VariantManifest,
     canonical_json,
     sha256_of,
 )
+from tfx_mobile.tflite.flatbuffer import read_model, signatures
 from tfx_mobile.tflite.preflight import preflight
 
 EXAMPLES_KEY = "examples"
@@ -65,8 +67,9 @@ EVALUATION_KEY = "evaluation"
 BLESSING_KEY = "blessing"
 BLESSED_MODEL_KEY = "blessed_model"
 
-# A folder of the evaluation artifact, for the time of the evaluation.
+# Folders of the evaluation artifact, for the time of the evaluation: Beam's workers can read them.
 _EXPORTED = "exported_model"
+_RELEASED = "released_model"
 _EXPORT_SECONDS = 600.0
 
 _TELEMETRY = ["QuantizationEvaluator"]
@@ -100,17 +103,7 @@ class Executor(BaseBeamExecutor):
         self._log_startup(input_dict, output_dict, exec_properties)
         beam_options.check_arguments(self._beam_pipeline_args)
         beam_options.check_pipeline(self._make_beam_pipeline())
-        config = eval_configs.from_json(exec_properties[EVAL_CONFIG_KEY])
-        limits = thresholds.read(config)
-        splits = parameters.parse_splits(exec_properties.get(EXAMPLE_SPLITS_KEY))
-        budget = parameters.parse_budget(exec_properties.get(BUDGET_KEY))
-        weights = parameters.parse_objective(exec_properties.get(OBJECTIVE_KEY) or "size")
-        confidence = parameters.parse_confidence(exec_properties.get(CONFIDENCE_KEY))
-        latency_spec = parameters.latency_to_measure(
-            parameters.parse_latency(exec_properties.get(LATENCY_KEY)), budget, weights
-        )
-        parameters.parse_production(exec_properties.get(PRODUCTION_KEY))
-        golden_examples = parameters.parse_golden_examples(exec_properties.get(GOLDEN_EXAMPLES_KEY))
+        given = _read_parameters(exec_properties)
         outputs = {key: artifact_utils.get_single_instance(output_dict[key]) for key in _OUTPUTS}
 
         examples = input_dict.get(EXAMPLES_KEY) or []
@@ -120,12 +113,12 @@ class Executor(BaseBeamExecutor):
         if not examples:
             raise EvaluationError("There are no examples to evaluate. Wire examples=example_gen.outputs['examples'].")
         choose = "example_splits=[...]"
-        files = {split: artifact_io.split_files(examples, split, choose, EvaluationError) for split in splits}
+        files = {split: artifact_io.split_files(examples, split, choose, EvaluationError) for split in given.splits}
 
         # These import TFMA, tfx.components through the stock Evaluator, SciPy; pipelines are defined without.
         from tfx.components.util import tfxio_utils
 
-        from tfx_mobile.quantization_evaluator import changes, evaluation, reasons
+        from tfx_mobile.quantization_evaluator import evaluation, judgement
 
         make_source = tfxio_utils.get_tfxio_factory_from_artifact(
             examples, _TELEMETRY, raw_record_column_name=evaluation.RAW_RECORD_COLUMN
@@ -133,7 +126,7 @@ class Executor(BaseBeamExecutor):
         exported_uri = posixpath.join(outputs[EVALUATION_KEY].uri, _EXPORTED)
         try:
             saved_model_uri = _export(model_uri, exported_uri) if keras_file.is_keras_file(model_uri) else model_uri
-            baseline = _describe_baseline(saved_model_uri, manifest, config)
+            baseline = _describe_baseline(saved_model_uri, manifest, given.eval_config)
             transform = None
             if input_dict.get(TRANSFORM_GRAPH_KEY):
                 transform = evaluation.find_transform(
@@ -143,76 +136,36 @@ class Executor(BaseBeamExecutor):
                     artifact_io.single(input_dict, TRANSFORM_GRAPH_KEY, EvaluationError).uri,
                     _schema_file(input_dict),
                 )
-            evaluation.check_examples(files, baseline, eval_configs.feature_keys(config), transform)
-            failures = _find_failures(variants, manifest)
+            evaluation.check_examples(files, baseline, eval_configs.feature_keys(given.eval_config), transform)
+            first_rows = trial.first_rows(files, transform)
+            failures = _find_failures(variants, manifest, first_rows)
             runnable = [v for v in manifest.converted() if v.name not in failures]
+            released_uri = posixpath.join(outputs[EVALUATION_KEY].uri, _RELEASED)
+            production, released = _find_production(given.production, manifest, first_rows, released_uri)
             measurement = evaluation.measure(
                 self._make_beam_pipeline,
                 [make_source(paths).BeamSource() for paths in files.values()],
                 baseline,
                 [_variant_file(variants.uri, variant, manifest) for variant in runnable],
-                config,
+                given.eval_config,
                 outputs[EVALUATION_KEY].uri,
                 transform,
-                max(layer_errors.NUM_EXAMPLES, golden_examples),
+                production=released,
+                sample_size=max(layer_errors.NUM_EXAMPLES, given.golden_examples),
             )
-            measured = _measure_files(variants, runnable, manifest, budget, latency_spec)
-            comparison = changes.compare(
-                measurement.paired,
-                measurement.models,
-                limits,
-                evaluation.slice_keys(outputs[EVALUATION_KEY].uri),
-                measurement.rejections,
-                measurement.num_examples,
-                confidence,
-            )
-            verdicts = gates.judge(
-                manifest.variants,
-                failures,
-                reasons.find(measurement.rejections, comparison, measurement.models, confidence),
-                measurement.not_finite,
-                measurement.num_examples,
-                budget,
-                measured,
-                confidence.undecided,
-            )
-            quality = _quality(config, measurement.models)
-            passed = [verdict.variant for verdict in verdicts if verdict.passed]
-            choice = objective.choose(
-                manifest.variants, verdicts, weights, quality, latency.comparable(measured.latency, passed)
-            )
-            record = EvaluationRecord(
-                source_sha256=manifest.source.sha256,
-                variants=manifest.variants,
-                num_examples=measurement.num_examples,
-                splits=splits,
-                models=measurement.models,
-                verdicts=gates.with_cautions(verdicts, choice.cautions),
-                objective=weights,
-                budget=budget,
-                winner=choice.winner,
-                versions=versions(),
-                gated_metrics=eval_configs.gated_metrics(config),
-                error_splits=gates.split_errors(manifest.variants, measurement.models),
-                confidence=confidence,
-                costs=costs.describe(
-                    manifest.variants, measured, quality, {m.model for m in measurement.models}, choice.scores
-                ),
-                latency=measured.latency,
-                quality_metric=quality.metric if quality else None,
-                fidelity=measurement.fidelity,
-                changes=comparison.changes,
-            )
+            measured = _measure_files(variants, runnable, manifest, given)
+            record = judgement.judge(manifest, failures, measurement, measured, production, given)
             close = close_look.look(
                 record,
-                golden_examples,
+                given.golden_examples,
                 lambda variant: _signature_key(variant, manifest),
                 lambda variant: _read_judged(variants, variant),
                 lambda: rows.read(measurement.sample, baseline, manifest.source.inputs, _defaults(manifest), transform),
             )
             record = record.model_copy(update={"layer_errors": close.layer_errors})
-            if saved_model_uri == exported_uri:
-                fileio.rmtree(exported_uri)
+            for temporary in (exported_uri, released_uri):
+                if fileio.exists(temporary):
+                    fileio.rmtree(temporary)
             _write(outputs, record, close, manifest, variants)
         except BaseException:
             _discard(outputs.values())
@@ -220,6 +173,25 @@ class Executor(BaseBeamExecutor):
 
 
 _OUTPUTS = (EVALUATION_KEY, BLESSING_KEY, BLESSED_MODEL_KEY)
+
+
+def _read_parameters(exec_properties: Mapping[str, Any]) -> Parameters:
+    config = eval_configs.from_json(exec_properties[EVAL_CONFIG_KEY])
+    budget = parameters.parse_budget(exec_properties.get(BUDGET_KEY))
+    weights = parameters.parse_objective(exec_properties.get(OBJECTIVE_KEY) or "size")
+    confidence = parameters.parse_confidence(exec_properties.get(CONFIDENCE_KEY))
+    thresholds.check_worst_slice(config, confidence.worst_slice)
+    latency = parameters.parse_latency(exec_properties.get(LATENCY_KEY))
+    return Parameters(
+        eval_config=config,
+        splits=parameters.parse_splits(exec_properties.get(EXAMPLE_SPLITS_KEY)),
+        budget=budget,
+        objective=weights,
+        confidence=confidence,
+        latency=parameters.latency_to_measure(latency, budget, weights),
+        production=parameters.parse_production(exec_properties.get(PRODUCTION_KEY)),
+        golden_examples=parameters.parse_golden_examples(exec_properties.get(GOLDEN_EXAMPLES_KEY)),
+    )
 
 
 def _read_manifest(variants: Artifact) -> VariantManifest:
@@ -230,11 +202,12 @@ def _read_manifest(variants: Artifact) -> VariantManifest:
             "a TFLiteConverter, and run it again if its output was deleted."
         )
     manifest = VariantManifest.from_json(artifact_io.read_bytes(variants, artifacts.MANIFEST_FILE))
-    if eval_configs.BASELINE in {variant.name for variant in manifest.variants}:
-        raise EvaluationError(
-            f"A variant is called {eval_configs.BASELINE!r}, the name of the float baseline. Give its recipe "
-            "another name and run TFLiteConverter again."
-        )
+    for variant in manifest.variants:
+        if (meaning := eval_configs.RESERVED.get(variant.name)) is not None:
+            raise EvaluationError(
+                f"A variant is called {variant.name!r}, the name of {meaning}. Give its recipe another name and run "
+                "TFLiteConverter again."
+            )
     return manifest
 
 
@@ -284,39 +257,85 @@ def _schema_file(input_dict: Mapping[str, list[Artifact]]) -> str | None:
     return posixpath.join(artifact_io.single(input_dict, SCHEMA_KEY, EvaluationError).uri, artifact_io.SCHEMA_FILE)
 
 
-def _find_failures(variants: Artifact, manifest: VariantManifest) -> dict[str, Failure]:
-    """Variants that cannot be scored: those not converted, and those that do not pass the three doors."""
+def _find_failures(variants: Artifact, manifest: VariantManifest, rows: trial.FirstRows) -> dict[str, Failure]:
+    """Variants that cannot be scored: those not converted, and those that do not pass the doors."""
     failures = {variant.name: variant.failure for variant in manifest.variants if variant.failure is not None}
     with tempfile.TemporaryDirectory(prefix="tfx-mobile-") as temp:
+        examples = Path(temp) / "examples.npz"
+        with contextlib.suppress(EvaluationError):  # the pass meets it again, and can name the variant
+            rows.save(examples, manifest.source.inputs, _defaults(manifest), "the variants")
         for variant in manifest.converted():
-            failure = _inspect(variants, variant, Path(temp))
+            failure = _inspect(variants, variant, manifest.source, examples, Path(temp))
             if failure is not None:
                 logging.warning("Variant %s is not evaluated: %s %s", variant.name, failure.code, failure.message)
                 failures[variant.name] = failure
     return failures
 
 
-def _inspect(variants: Artifact, variant: Variant, temp: Path) -> Failure | None:
+def _inspect(
+    variants: Artifact, variant: Variant, source: SourceModelRecord, examples: Path, temp: Path
+) -> Failure | None:
     if variant.file is None or variant.path is None:
         return None
-    source = posixpath.join(variants.uri, variant.path)
-    if not fileio.exists(source):
-        return Failure(code="missing", message=f"There is no file {source}.", advice="Run TFLiteConverter again.")
+    path = posixpath.join(variants.uri, variant.path)
+    if not fileio.exists(path):
+        return Failure(code="missing", message=f"There is no file {path}.", advice="Run TFLiteConverter again.")
     # Preflight needs a local file, and looks at the very bytes that are hashed.
+    data = artifact_io.read_bytes(variants, variant.path)
     local = temp / f"{variant.name}.tflite"
-    local.write_bytes(artifact_io.read_bytes(variants, variant.path))
-    return preflight(local, sha256=variant.file.sha256)
+    local.write_bytes(data)
+    signature = None
+    if sha256_of(data) == variant.file.sha256:
+        with contextlib.suppress(ModelFileError):  # preflight says which of the two it is
+            found = signatures(read_model(data))
+            if problem := signature_check.problem(found, source):
+                return Failure(
+                    code="signature_mismatch",
+                    message=f"The file does not stand in for the float model: {problem}.",
+                    advice="Convert the model again; an app that asks for the recorded names would fail.",
+                )
+            signature = signature_check.choose(found, source.signature)
+    return preflight(
+        local,
+        sha256=variant.file.sha256,
+        examples=examples if examples.exists() else None,
+        signature=signature.key if signature else None,
+    )
+
+
+def _find_production(
+    spec: ProductionModel | None, manifest: VariantManifest, rows: trial.FirstRows, uri: str
+) -> tuple[ProductionRecord | None, predict.VariantFile | None]:
+    """The model in production, copied to `uri` for Beam's workers if it can be compared."""
+    if spec is None:
+        return None, None
+    record, release = second_baseline.find(spec)
+    if release is not None:
+        with tempfile.TemporaryDirectory(prefix="tfx-mobile-") as temp:
+            signature, problem = second_baseline.inspect(release, manifest.source, rows, Path(temp))
+        if signature is not None:
+            fileio.makedirs(uri)
+            path = posixpath.join(uri, artifacts.MODEL_FILE)
+            with fileio.open(path, "wb") as stream:
+                stream.write(release.model)
+            return record, second_baseline.variant_file(release, signature, manifest.source, path)
+        record = second_baseline.not_comparable(record, problem)
+    logging.warning("The model in production is not compared: %s %s", record.status, record.message)
+    return record, None
+
+
+def _defaults(manifest: VariantManifest) -> dict[str, predict.Default]:
+    return {tensor.name: tensor.default for tensor in manifest.source.inputs if tensor.default is not None}
 
 
 def _measure_files(
     variants: Artifact,
     runnable: Sequence[Variant],
     manifest: VariantManifest,
-    budget: Budget,
-    latency_spec: LatencySpec | None,
+    given: Parameters,
 ) -> costs.Measured:
     """Finds out about local copies of the very bytes that are judged."""
-    if not costs.needs_files(budget, latency_spec):
+    if not costs.needs_files(given.budget, given.latency):
         return costs.Measured(ran=frozenset(variant.name for variant in runnable))
     ranges = manifest.calibration.ranges if manifest.calibration else ()
     with tempfile.TemporaryDirectory(prefix="tfx-mobile-") as temp:
@@ -325,16 +344,8 @@ def _measure_files(
             files[variant.name] = Path(temp) / f"{variant.name}.tflite"
             files[variant.name].write_bytes(_read_judged(variants, variant))
         return costs.measure(
-            manifest.variants, files, budget, latency_spec, {r.name: (r.minimum, r.maximum) for r in ranges}
+            manifest.variants, files, given.budget, given.latency, {r.name: (r.minimum, r.maximum) for r in ranges}
         )
-
-
-def _quality(config: Any, models: Sequence[ModelMetrics]) -> objective.Quality | None:
-    if (found := eval_configs.quality_metric(config)) is None:
-        return None
-    metric, higher_is_better = found
-    baseline, *candidates = [(model.model, gates.metrics_on(model, gates.OVERALL).get(metric)) for model in models]
-    return objective.Quality(metric, higher_is_better, baseline[1], dict(candidates))
 
 
 def _variant_file(uri: str, variant: Variant, manifest: VariantManifest) -> predict.VariantFile:
@@ -352,10 +363,6 @@ def _variant_file(uri: str, variant: Variant, manifest: VariantManifest) -> pred
 def _signature_key(variant: Variant, manifest: VariantManifest) -> str:
     keys = [signature.key for signature in variant.file.signatures] if variant.file else []
     return keys[0] if len(keys) == 1 else manifest.source.signature
-
-
-def _defaults(manifest: VariantManifest) -> dict[str, predict.Default]:
-    return {tensor.name: tensor.default for tensor in manifest.source.inputs if tensor.default is not None}
 
 
 def _read_judged(variants: Artifact, variant: Variant) -> bytes:

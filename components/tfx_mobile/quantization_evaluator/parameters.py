@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -22,6 +23,31 @@ DEFAULT_GOLDEN_EXAMPLES = 8
 MAX_GOLDEN_EXAMPLES = 64
 
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """All parameters, checked; `component.QuantizationEvaluator` documents them.
+
+    Attributes:
+        eval_config: The tfma.EvalConfig.
+        splits: Splits to evaluate.
+        budget: Hard limits.
+        objective: The weight of each criterion.
+        confidence: How sure the gate must be.
+        latency: How latency is measured; None if nothing needs it.
+        production: Where the second baseline is; None without one.
+        golden_examples: How many golden vectors to write.
+    """
+
+    eval_config: Any
+    splits: tuple[str, ...]
+    budget: Budget
+    objective: Mapping[Criterion, float]
+    confidence: Confidence
+    latency: LatencySpec | None
+    production: ProductionModel | None
+    golden_examples: int
 
 
 def parse_splits(value: Any) -> tuple[str, ...]:

@@ -1,14 +1,15 @@
 """Opens the float SavedModel and the variants and runs them on the same batches of features.
 
 A mismatching input is an error, and so is a missing one, unless the float model's own signature has a default for it
-and the manifest says which: then the variants get the same. What is described here travels to Beam's workers, so the
-descriptions hold addresses and hashes, and models are opened where they run.
+and the manifest says which: then the variants get the same. A `.tflite` file that then fails on an example fails alone:
+its outputs for that example are no values, and who runs it is told. What is described here travels to Beam's workers,
+so the descriptions hold addresses and hashes, and models are opened where they run.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +21,8 @@ from tfx_mobile.records import TensorRecord, sha256_of
 
 Array = npt.NDArray[Any]
 Default = int | float | str
+#: Takes the name of a model, the row of the batch that it failed on, and why.
+OnFailure = Callable[[str, int, str], None]
 
 # Large enough to amortise the calls, small enough that activations of image models fit into memory.
 _MAX_ROWS = 64
@@ -54,6 +57,8 @@ class VariantFile:
         sha256: Of the bytes that passed.
         signature: Key of the signature to run.
         defaults: What the float model's signature takes for features that an example lacks, by input name.
+        own_inputs: Whether its inputs are its own rather than those of all variants, as for a model of another
+            training: a feature that does not fit them is then no fault of the examples.
     """
 
     name: str
@@ -61,6 +66,7 @@ class VariantFile:
     sha256: str
     signature: str
     defaults: Mapping[str, Default] = field(default_factory=dict)
+    own_inputs: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,28 +168,33 @@ class Models:
             variants: The files.
             transform: What to feed them with instead of the examples' features; None to feed them those.
 
-        Raises:
-            ModelFileError: A file is not the one that passed preflight.
+        A file that is not the one that passed preflight, or that the interpreter refuses here, fails on every example.
         """
         self._transform = None if transform is None else _OpenTransform(transform)
         self._baseline = _OpenSavedModel(baseline)
-        self._variants = {variant.name: _OpenVariant(variant) for variant in variants}
+        self._variants = {variant.name: _open(variant) for variant in variants}
         self._baseline_name = baseline_name
         self.names = (baseline_name, *self._variants)
 
-    def predict(self, features: Mapping[str, Any], serialized: Array) -> dict[str, dict[str, Array]]:
+    def predict(
+        self, features: Mapping[str, Any], serialized: Array, on_failure: OnFailure | None = None
+    ) -> dict[str, dict[str, Array]]:
         """Runs every model on one batch.
 
         Args:
             features: By name, arrays [rows, ...] as TFMA's FeaturesExtractor makes them.
             serialized: The same rows as serialized tf.Examples, [rows].
+            on_failure: Called for each row that a variant fails on: it could not be opened, its interpreter fails, a
+                value cannot be given to it, or its output has another name or shape than the baseline's. Its outputs
+                for that row are NaN, zero or empty. Which rows fail does not depend on the others of the batch. None:
+                that is an error.
 
         Returns:
             By model and output name, arrays [rows, ...] of real values.
 
         Raises:
-            EvaluationError: A model input has no feature or one that does not fit; or an output has another name or
-                shape than the baseline's.
+            EvaluationError: The baseline fails; an input of all variants has no feature or one that does not fit; or a
+                variant fails and `on_failure` is None.
         """
         baseline_features = variant_features = features
         if self._transform is not None:
@@ -191,8 +202,7 @@ class Models:
         expected = self._baseline.run(baseline_features, serialized)
         outputs = {self._baseline_name: expected}
         for name, variant in self._variants.items():
-            outputs[name] = variant.run(variant_features, len(serialized))
-            _check_same_outputs(name, outputs[name], expected)
+            outputs[name] = variant.run(variant_features, expected, on_failure or _fail)
         return outputs
 
 
@@ -224,18 +234,39 @@ def run_baseline(
     if transform is not None:
         baseline_features, variant_features = _OpenTransform(transform).run(features, serialized)
     records = {record.name: record for record in variant_inputs}
-    inputs = _real_inputs(records, defaults, variant_features, len(serialized), "the variants")
+    inputs = feed(records, variant_features, defaults, len(serialized), "the variants")
     return inputs, _OpenSavedModel(baseline).run(baseline_features, serialized)
 
 
-def not_finite_rows(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> int:
-    """Rows in which a variant's output is NaN or infinite where the baseline's is finite."""
+def not_finite_rows(outputs: Mapping[str, Array], expected: Mapping[str, Array], ignored: Collection[int] = ()) -> int:
+    """Rows in which a variant's output is NaN or infinite where the baseline's is finite; without the ignored rows."""
     bad = np.zeros(len(next(iter(expected.values()))), bool)
     for name, values in outputs.items():
-        if np.issubdtype(values.dtype, np.inexact):
-            lost = np.isfinite(expected[name]) & ~np.isfinite(values)
+        if (lost := _lost(values, expected[name])) is not None:
             bad |= lost.reshape(len(bad), -1).any(axis=1)
+    bad[list(ignored)] = False
     return int(bad.sum())
+
+
+def keep_finite(values: Array, expected: Array) -> Array:
+    """A variant's output with zeros where it is NaN or infinite and the baseline's is finite.
+
+    Some of TFMA's metrics stop the pass at a NaN, for all models; others count it as 0 anyway.
+    """
+    lost = _lost(values, expected)
+    return values if lost is None else np.where(lost, values.dtype.type(0), values)
+
+
+def _lost(values: Array, expected: Array) -> npt.NDArray[np.bool_] | None:
+    """Where a variant's value is not finite and the baseline's is; None if nowhere."""
+    if not np.issubdtype(values.dtype, np.inexact) or (finite := np.isfinite(values)).all():
+        return None
+    lost: npt.NDArray[np.bool_] = ~finite & np.isfinite(expected)
+    return lost if lost.any() else None
+
+
+def _fail(model: str, row: int, message: str) -> None:
+    raise EvaluationError(f"Variant {model!r} fails on example {row} of a batch: {message}")
 
 
 class _OpenSavedModel:
@@ -283,6 +314,27 @@ class _OpenTransform:
         )
 
 
+def _open(variant: VariantFile) -> _OpenVariant | _Refused:
+    try:
+        return _OpenVariant(variant)
+    except ModelFileError as error:
+        return _Refused(variant.name, str(error))
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A variant that could not be opened."""
+
+    name: str
+    why: str
+
+    def run(self, _: Any, expected: Mapping[str, Array], on_failure: OnFailure) -> dict[str, Array]:
+        """No values."""
+        for row in range(len(next(iter(expected.values())))):
+            on_failure(self.name, row, self.why)
+        return _no_values(expected)
+
+
 class _OpenVariant:
     def __init__(self, variant: VariantFile) -> None:
         from tfx.dsl.io import fileio
@@ -296,37 +348,101 @@ class _OpenVariant:
                 f"{variant.uri} hashes to {actual}, but {variant.sha256} passed preflight: it was changed while it was "
                 "evaluated. Run TFLiteConverter again."
             )
-        self._name = variant.name
-        self._defaults = dict(variant.defaults)
+        self._variant = variant
+        self._data = data
         self._runner = SignatureRunner(data, variant.signature)
 
-    def run(self, features: Mapping[str, Any], rows: int) -> dict[str, Array]:
-        tensors = _real_inputs(self._runner.inputs, self._defaults, features, rows, f"variant {self._name!r}")
+    def run(
+        self, features: Mapping[str, Any], expected: Mapping[str, Array], on_failure: OnFailure
+    ) -> dict[str, Array]:
+        """The outputs, of the names and shapes of `expected`; where the file fails, no values."""
+        rows = len(next(iter(expected.values())))
         try:
-            return _in_steps(self._runner.run, tensors, self._runner.batch_size)
-        except (ValueError, RuntimeError) as error:
-            raise EvaluationError(
-                f"Variant {self._name!r} cannot take the features of {rows} examples: {error}"
-            ) from None
+            tensors = feed(
+                self._runner.inputs, features, self._variant.defaults, rows, f"variant {self._variant.name!r}"
+            )
+        except EvaluationError as error:
+            if not self._variant.own_inputs:
+                raise
+            for row in range(rows):
+                on_failure(self._variant.name, row, str(error))
+            return _no_values(expected)
+        fixed = self._runner.batch_size
+        step = fixed * max(1, _MAX_ROWS // fixed) if fixed else _MAX_ROWS
+        parts: list[Mapping[str, Array]] = []
+        for start in range(0, rows, step):
+            self._score(tensors, expected, slice(start, min(start + step, rows)), parts, on_failure)
+        return {name: np.concatenate([part[name] for part in parts]) for name in expected}
+
+    def _score(
+        self,
+        tensors: Mapping[str, Array],
+        expected: Mapping[str, Array],
+        rows: slice,
+        parts: list[Mapping[str, Array]],
+        on_failure: OnFailure,
+    ) -> None:
+        """Appends the outputs of some rows; halves them where the file fails, until the failing rows stand alone."""
+        wanted = {name: values[rows] for name, values in expected.items()}
+        try:
+            outputs = _filled_up(self._runner.run, {n: t[rows] for n, t in tensors.items()}, self._runner.batch_size)
+            _check_same_outputs(outputs, wanted)
+        except (ValueError, RuntimeError, EvaluationError) as error:
+            from tfx_mobile.tflite.runtime import SignatureRunner
+
+            # An interpreter that has failed keeps its message for the next failure, and maybe more.
+            self._runner = SignatureRunner(self._data, self._variant.signature)
+            if rows.stop - rows.start == 1:
+                on_failure(self._variant.name, rows.start, str(error))
+                parts.append(_no_values(wanted))
+                return
+            middle = (rows.start + rows.stop) // 2
+            self._score(tensors, expected, slice(rows.start, middle), parts, on_failure)
+            self._score(tensors, expected, slice(middle, rows.stop), parts, on_failure)
+        else:
+            parts.append(outputs)
 
 
-def _real_inputs(
-    records: Mapping[str, TensorRecord],
-    defaults: Mapping[str, Default],
+def _no_values(expected: Mapping[str, Array]) -> dict[str, Array]:
+    """NaN for floats; else zero or the empty string, which metrics can at least compute with."""
+    return {
+        name: np.full(values.shape, np.nan, values.dtype)
+        if np.issubdtype(values.dtype, np.inexact)
+        else np.full(values.shape, b"", object)
+        if values.dtype.kind in "OSU"
+        else np.zeros_like(values)
+        for name, values in expected.items()
+    }
+
+
+def feed(
+    inputs: Mapping[str, TensorRecord],
     features: Mapping[str, Any],
+    defaults: Mapping[str, Default],
     rows: int,
     model: str,
 ) -> dict[str, Array]:
-    """What a variant is fed with, in real values: features as its inputs take them, defaults filled in."""
+    """What a variant takes of features, in real values.
+
+    Args:
+        inputs: Its inputs by name.
+        features: By name, arrays [rows, ...] as TFMA's FeaturesExtractor makes them.
+        defaults: Values for features that an example lacks, by input name.
+        rows: Number of examples.
+        model: What it is called in messages.
+
+    Raises:
+        EvaluationError: An input has no feature or one that does not fit.
+    """
     filled = {
         **features,
         **{
-            name: _fill(records[name], features.get(name), default, rows)
+            name: _fill(inputs[name], features.get(name), default, rows)
             for name, default in defaults.items()
-            if name in records
+            if name in inputs
         },
     }
-    return {name: _conform(record, filled, model) for name, record in records.items()}
+    return {name: _conform(record, filled, model) for name, record in inputs.items()}
 
 
 def _fill(record: TensorRecord, values: Any, default: Default, rows: int) -> Any:
@@ -415,25 +531,28 @@ def _fits(shape: tuple[int, ...], open_shape: tuple[int, ...]) -> bool:
 
 
 def _in_steps(run: Any, tensors: Mapping[str, Array], fixed: int | None) -> dict[str, Array]:
-    """Runs `run` on steps of bounded size. A file of fixed batch size gets its last step filled up by repetition.
+    """Runs `run` on steps of bounded size."""
+    rows = len(next(iter(tensors.values())))
+    step = fixed * max(1, _MAX_ROWS // fixed) if fixed else _MAX_ROWS
+    parts = [_filled_up(run, {n: t[i : i + step] for n, t in tensors.items()}, fixed) for i in range(0, rows, step)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _filled_up(run: Any, tensors: Mapping[str, Array], fixed: int | None) -> dict[str, Array]:
+    """Runs `run`; a model of fixed batch size gets its last batch filled up by repetition.
 
     Which rows share a batch depends on Beam's timing and workers, so results must not depend on it. They do for a row
     that comes alone, as it goes through matrix-vector kernels with other sums: it gets company.
     """
     rows = len(next(iter(tensors.values())))
-    padding = -rows % fixed if fixed else int(rows % _MAX_ROWS == 1)
+    padding = -rows % fixed if fixed else int(rows == 1)
     if padding:
         tensors = {name: np.concatenate([t, np.repeat(t[-1:], padding, axis=0)]) for name, t in tensors.items()}
-    step = fixed * max(1, _MAX_ROWS // fixed) if fixed else _MAX_ROWS
-    parts = [run({n: t[i : i + step] for n, t in tensors.items()}) for i in range(0, rows + padding, step)]
-    return {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
+    return {name: values[:rows] for name, values in run(tensors).items()}
 
 
-def _check_same_outputs(name: str, outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
-    shapes = {key: list(value.shape) for key, value in outputs.items()}
-    expected_shapes = {key: list(value.shape) for key, value in expected.items()}
+def _check_same_outputs(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+    shapes = {key: list(value.shape) for key, value in sorted(outputs.items())}
+    expected_shapes = {key: list(value.shape) for key, value in sorted(expected.items())}
     if shapes != expected_shapes:
-        raise EvaluationError(
-            f"Variant {name!r} returns {shapes}, the SavedModel {expected_shapes}: they cannot be compared. Choose the "
-            "signature the variants were converted from, or convert the model again."
-        )
+        raise EvaluationError(f"it returns {shapes}, the SavedModel {expected_shapes}: they cannot be compared")

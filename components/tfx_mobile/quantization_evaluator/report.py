@@ -93,7 +93,7 @@ def make_plot(record: EvaluationRecord) -> Plot | None:
     values = {
         model.model: value
         for model in candidates
-        if metric is not None and (value := metrics_on(model, OVERALL).get(metric)) is not None
+        if model.model in sizes and metric is not None and (value := metrics_on(model, OVERALL).get(metric)) is not None
     }
     if metric is None or not values:
         return None

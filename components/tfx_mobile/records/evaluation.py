@@ -147,7 +147,10 @@ class Verdict(Record):
 
 
 class SliceMetrics(Record):
-    """All scalar metrics of one model on one slice; a metric that is not finite is None."""
+    """All scalar metrics of one model on one slice.
+
+    One that is not finite is None, and so are all of a model that has no finite value on some examples.
+    """
 
     slice: str
     metrics: dict[str, float | None]
@@ -157,7 +160,8 @@ class ModelMetrics(Record):
     """The metrics of one model.
 
     Attributes:
-        model: `saved_model` for the float baseline, else the variant's name.
+        model: `saved_model` for the float baseline, `production` for the model that phones run today, else the
+            variant's name.
         slices: One entry per slice, `overall` first.
     """
 
@@ -379,7 +383,8 @@ class ProductionRecord(Record):
         model_name: The published name.
         channel: The release channel.
         status: `compared`; `no_release`: nothing was released there yet; `not_comparable`: it could not be run on these
-            examples, or returns something else.
+            examples, or returns something else; `damaged`: the release store contradicts itself or holds other bytes
+            than the release names.
         release_id: Of the release; None without one.
         sha256: Of its bytes; None without one.
         channel_version: Number of the channel statement; None without one.
@@ -389,7 +394,7 @@ class ProductionRecord(Record):
     address: str
     model_name: str
     channel: str
-    status: Literal["compared", "no_release", "not_comparable"]
+    status: Literal["compared", "no_release", "not_comparable", "damaged"]
     release_id: str | None = Field(default=None, pattern=SHA256_PATTERN)
     sha256: str | None = Field(default=None, pattern=SHA256_PATTERN)
     channel_version: int | None = None
@@ -404,7 +409,7 @@ class EvaluationRecord(Record):
         variants: The variants that were judged, as the converter described them.
         num_examples: How many examples every model was scored on.
         splits: The evaluated splits.
-        models: Metrics of the baseline first, then of each variant that ran.
+        models: Metrics of the baseline first, then of each variant that ran, then of the model in production.
         verdicts: One per variant, in the manifest's order.
         objective: How the winner was chosen among those that passed: the weight of each criterion.
         budget: The limits.

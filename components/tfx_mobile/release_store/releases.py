@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 
 import tenacity
 
-from tfx_mobile.errors import ConflictError, DestinationUnavailableError, ModelFileError, TFXMobileError
+from tfx_mobile.errors import ConflictError, ModelFileError, NothingPublishedError, TFXMobileError
 from tfx_mobile.records import (
     ChannelEntry,
     ChannelStatement,
@@ -223,17 +223,29 @@ def publish(store: Store, manifest: ReleaseManifest, model: bytes, channel: str)
     return _receipt_of(store, manifest, status, history)
 
 
+def current_statement(store: Store, model_name: str, channel: str) -> ChannelStatement | None:
+    """What `channel` names, without looking whether it is there; None if nothing was published to it.
+
+    Raises:
+        DestinationUnavailableError: The store cannot be read.
+        ConflictError: The statement is damaged, or another channel's.
+    """
+    statement, _ = _read_channel(store, check_model_name(model_name), check_channel(channel))
+    return statement
+
+
 def resolve(store: Store, model_name: str, channel: str) -> Release:
     """Reads what `channel` names and verifies every step on the way, as a device does.
 
     Raises:
-        DestinationUnavailableError: Nothing was published there, or the store cannot be read.
+        NothingPublishedError: Nothing was published there.
+        DestinationUnavailableError: The store cannot be read.
         ConflictError: Channel or manifest are damaged, or contradict each other.
         ModelFileError: The bytes are missing or not those of the manifest.
     """
-    statement, _ = _read_channel(store, check_model_name(model_name), check_channel(channel))
+    statement = current_statement(store, model_name, channel)
     if statement is None:
-        raise DestinationUnavailableError(
+        raise NothingPublishedError(
             f"Nothing was published to {store.uri(channel_path(model_name, channel))}. "
             "Check model name and channel, or push a model there first."
         )

@@ -1,4 +1,4 @@
-"""The third door: load a `.tflite` file and run it once, in a process that may die of it."""
+"""The third door: load a `.tflite` file and run it, in a process that may die of it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,25 @@ _ADVICE = "Do not ship this file. Convert the model again, or leave this recipe 
 
 
 def preflight(
-    path: str | Path, *, sha256: str, deadline_seconds: float = 120.0, memory_bytes: int = MEMORY_BYTES
+    path: str | Path,
+    *,
+    sha256: str,
+    deadline_seconds: float = 120.0,
+    memory_bytes: int = MEMORY_BYTES,
+    examples: str | Path | None = None,
+    signature: str | None = None,
 ) -> Failure | None:
-    """Passes a local file through all three doors: hash, structure, one run in a child process.
+    """Passes a local file through all three doors: hash, structure, a run on zeros in a child process.
 
     Args:
         path: Local path of the file.
         sha256: What its bytes must hash to.
         deadline_seconds: Longest time for loading and one run; wall time.
         memory_bytes: Address space that may take, besides four times the size of the file.
+        examples: Local path of an `.npz` file with real values [rows, ...] by input name, to be run after the zeros;
+            None for none. What the interpreter answers to them with an error is no failure here: others count on how
+            many examples it does.
+        signature: The signature to run them through; None if the file has only one.
 
     Returns:
         None if the file can be trusted, else what is wrong: code `altered`, `corrupt`, `not_loadable`,
@@ -56,25 +66,35 @@ def preflight(
         read_model(data)
     except ModelFileError as error:
         return Failure(code="corrupt", message=str(error), advice=_ADVICE)
-    request = {"path": str(Path(path).resolve()), "memory_bytes": memory_bytes + 4 * len(data)}
+    request = {
+        "path": str(Path(path).resolve()),
+        "memory_bytes": memory_bytes + 4 * len(data),
+        "examples": None if examples is None else str(Path(examples).resolve()),
+        "signature": signature,
+    }
+    doing = ""
     try:
         for event in child_process.run(f"{__name__}:load_and_run", request, deadline_seconds=deadline_seconds):
-            if event["error"] is None:
+            if event["done"]:
                 return None
+            if event["error"] is None:
+                doing = " while the file ran on real examples"
+                continue
             if event["open_sizes"]:
                 return Failure(code="not_verified", message=event["error"], advice=_OPEN_ADVICE)
             return Failure(code="not_loadable", message=event["error"], advice=_ADVICE)
         return Failure(code="not_loadable", message="The interpreter process ended without an answer.", advice=_ADVICE)
     except child_process.ChildDied as died:
         code = {"crashed": "interpreter_crashed", "timeout": "interpreter_timeout"}.get(died.cause, "not_loadable")
-        return Failure(code=code, message=f"The interpreter process ended: {died}.", advice=_ADVICE)
+        return Failure(code=code, message=f"The interpreter process ended{doing}: {died}.", advice=_ADVICE)
 
 
 def load_and_run(request: dict[str, Any], emit: child_process.Emit) -> None:
-    """Loads `request["path"]` and runs each signature once on zeros.
+    """Loads `request["path"]`, runs each signature once on zeros, and then `request["signature"]` on the examples.
 
     A file without signatures, as old converters made them, runs its main subgraph. Emits `{"error": text or None,
-    "open_sizes": whether the error is that no tried size fits}`.
+    "open_sizes": whether the error is that no tried size fits, "done": whether nothing is left to do}`, before the
+    examples and, if there are any, after them.
     """
     _limit_memory(request["memory_bytes"])
     from tfx_mobile.tflite.runtime import SignatureRunner, interpreter_class
@@ -99,7 +119,30 @@ def load_and_run(request: dict[str, Any], emit: child_process.Emit) -> None:
             interpreter.invoke()
     except (ModelFileError, RuntimeError, ValueError) as problem:
         error = str(problem)
-    emit({"error": error, "open_sizes": open_sizes})
+    more = error is None and request["examples"] is not None
+    emit({"error": error, "open_sizes": open_sizes, "done": error is None and not more})
+    if more:
+        _run_examples(data, request["signature"], request["examples"])
+        emit({"error": None, "open_sizes": open_sizes, "done": True})
+
+
+def _run_examples(data: bytes, key: str | None, path: str) -> None:
+    from tfx_mobile.tflite.runtime import SignatureRunner
+
+    # Strings are objects, and so pickled; the parent wrote this file.
+    with np.load(path, allow_pickle=True) as arrays:
+        examples = dict(arrays)
+    runner = SignatureRunner(data, key)
+    rows = np.arange(len(next(iter(examples.values()))))
+    # Together, as they are run later; one by one if that is answered with an error, so that each was tried.
+    for some in (rows, *rows[:, None]):
+        whole = np.resize(some, len(some) + -len(some) % (runner.batch_size or 1))
+        try:
+            runner.run({name: values[whole] for name, values in examples.items()})
+        except (RuntimeError, ValueError):
+            continue
+        if some is rows:
+            return
 
 
 def _run_with_some_size(data: bytes, key: str) -> None:
