@@ -17,6 +17,9 @@ from tfx_mobile.errors import EvalConfigError
 
 BASELINE = "saved_model"
 
+# Where the standard metrics' classes may be said to be; TFMA takes them without a module, too.
+_STANDARD_MODULES = ("", "tensorflow_model_analysis.metrics", "tf_keras.metrics", "tf_keras.src.metrics")
+
 _HOW_TO_GATE = (
     "Add one to a metric, in JSON for example {'class_name': 'SparseCategoricalAccuracy', 'threshold': "
     "{'change_threshold': {'direction': 'HIGHER_IS_BETTER', 'absolute': -0.01}}}"
@@ -135,6 +138,7 @@ def expand(config: Any, variants: Sequence[str]) -> Any:
         model_spec.is_baseline = bool(variants) and name == BASELINE
     for metrics_spec in expanded.metrics_specs:
         _move_thresholds_to_metrics(metrics_spec)
+        _correct_metrics(metrics_spec)
         metrics_spec.model_names[:] = names if variants else [""]  # TFMA's name for the only model
         if not variants:
             for message in (metrics_spec, *metrics_spec.metrics):
@@ -185,6 +189,21 @@ def _move_thresholds_to_metrics(metrics_spec: Any) -> None:
             getattr(metrics[name], field).extend(by_name.pop(name).thresholds)
 
 
+def _correct_metrics(metrics_spec: Any) -> None:
+    """Puts corrected classes in the place of those that cannot compute what is asked; see `corrected_metrics`."""
+    from tensorflow_model_analysis.metrics import metric_specs
+
+    from tfx_mobile.quantization_evaluator import corrected_metrics
+
+    for metric in metrics_spec.metrics:
+        if metric.class_name in corrected_metrics.CORRECTED and metric.module in _STANDARD_MODULES:
+            if "name" not in (settings := json.loads(f"{{{metric.config}}}")):
+                settings["name"] = metric_specs.metric_instance(metric).name
+                metric.config = json.dumps(settings, sort_keys=True)[1:-1]
+            metric.class_name = corrected_metrics.CORRECTED[metric.class_name]
+            metric.module = corrected_metrics.__name__
+
+
 def _load(eval_config: Mapping[str, Any] | str) -> dict[str, Any]:
     document: Any = eval_config
     if isinstance(eval_config, str):
@@ -216,9 +235,29 @@ def _thresholds(expanded: Any) -> dict[Any, Any]:
 
 def _computed_metrics(expanded: Any) -> list[Any]:
     from tensorflow_model_analysis.metrics import metric_specs
+    from tensorflow_model_analysis.metrics.metric_types import SubKey
 
     computations = metric_specs.to_computations(list(expanded.metrics_specs), eval_config=expanded)
-    return [key for computation in computations for key in computation.keys if key.model_name != BASELINE]
+    keys = [key for computation in computations for key in computation.keys if key.model_name != BASELINE]
+    by_class = _class_ids(expanded)
+    # Those of semantic segmentation declare one value, and compute one per class.
+    return [
+        key._replace(sub_key=SubKey(class_id=class_id)) if class_id is not None else key
+        for key in dict.fromkeys(keys)
+        for class_id in by_class.get(key.name, [None])
+    ]
+
+
+def _class_ids(expanded: Any) -> dict[str, list[Any]]:
+    """The classes of each semantic segmentation metric, by its name."""
+    from tensorflow_model_analysis.metrics import metric_specs
+
+    return {
+        metric_specs.metric_instance(metric).name: json.loads(f"{{{metric.config}}}")["class_ids"]
+        for metrics_spec in expanded.metrics_specs
+        for metric in metrics_spec.metrics
+        if metric.class_name.startswith("SemanticSegmentation")
+    }
 
 
 def _key_details(key: Any) -> str:

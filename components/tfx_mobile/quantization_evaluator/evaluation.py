@@ -15,6 +15,7 @@ from tensorflow_model_analysis.extractors.sql_slice_key_extractor import SqlSlic
 
 from tfx_mobile.errors import EvaluationError, TFXMobileError
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
+from tfx_mobile.quantization_evaluator import metric_inputs
 from tfx_mobile.quantization_evaluator.gates import Rejection, metric_in_words, rejections, slice_in_words
 from tfx_mobile.quantization_evaluator.predict import FloatModel, Models, Transform, VariantFile, not_finite_rows
 from tfx_mobile.records import ModelMetrics, SliceMetrics, TensorRecord
@@ -25,6 +26,7 @@ _NAMESPACE = "tfx_mobile"
 _EXAMPLES = "examples"
 _NOT_FINITE = "not_finite"
 _PEEK = 100
+_LONGEST_CAUSE = 400
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ def measure(
     """
     names = [variant.name for variant in variants]
     expanded = eval_configs.expand(config, names)
+    by_output = bool(eval_configs.template(config).prediction_key)
     shared = [
         # Without a loader: it only tells TFMA that a baseline exists.
         tfma.EvalSharedModel(
@@ -194,7 +197,10 @@ def measure(
         tfma.extractors.LabelsExtractor(expanded),
         tfma.extractors.ExampleWeightsExtractor(expanded),
         tfma.extractors.Extractor(
-            stage_name="ExtractPredictions", ptransform=beam.ParDo(_Predict(baseline, variants, transform))
+            stage_name="ExtractPredictions", ptransform=beam.ParDo(_Predict(baseline, variants, transform, by_output))
+        ),
+        tfma.extractors.Extractor(
+            stage_name="FitToMetrics", ptransform=beam.ParDo(metric_inputs.FitToMetrics(config, baseline.outputs))
         ),
         *([SqlSliceKeyExtractor(expanded)] if any(spec.slice_keys_sql for spec in config.slicing_specs) else []),
         tfma.extractors.UnbatchExtractor(),
@@ -218,10 +224,11 @@ def measure(
         if (own := _own_error(error)) is not None:
             raise own from None
         raise EvaluationError(
-            f"The evaluation failed: {error}. If a metric failed, check that it fits the model's outputs (a model with "
-            "several outputs needs output_names in metrics_specs) and the labels."
+            f"The evaluation failed: {_first_cause(error)}. If a metric failed, check that it fits the model's outputs (a "
+            "model with several outputs needs output_names in metrics_specs) and the labels."
         ) from error
     counters = _counters(pipeline.result)
+    metric_inputs.check_total_weight(config, counters.get(metric_inputs.WEIGHTED, 0))
     return Measurement(
         num_examples=counters.get(_EXAMPLES, 0),
         models=_read_metrics(output_path, [BASELINE, *names]),
@@ -234,8 +241,13 @@ class _Predict(beam.DoFn):
     """Adds the predictions of all models to a batch of extracts; pickled with descriptions, not with models."""
 
     def __init__(
-        self, baseline: FloatModel, variants: Sequence[VariantFile], transform: Transform | None = None
+        self,
+        baseline: FloatModel,
+        variants: Sequence[VariantFile],
+        transform: Transform | None = None,
+        by_output: bool = False,
     ) -> None:
+        self._by_output = by_output
         self._baseline = baseline
         self._variants = tuple(variants)
         self._transform = transform
@@ -254,8 +266,11 @@ class _Predict(beam.DoFn):
         self._examples.inc(len(serialized))
         for name, counter in self._not_finite.items():
             counter.inc(not_finite_rows(outputs[name], outputs[BASELINE]))
-        # TFMA's convention: a single output is a bare array, a single model has no name.
-        predictions = {name: _bare_if_single(model_outputs) for name, model_outputs in outputs.items()}
+        # TFMA's convention: a single output is a bare array, a single model has no name. Metrics that look outputs up by
+        # name need the name; prediction_key tells the others which one is meant.
+        predictions: dict[str, Any] = outputs
+        if not self._by_output:
+            predictions = {name: _bare_if_single(model_outputs) for name, model_outputs in outputs.items()}
         yield {**extracts, tfma.PREDICTIONS_KEY: _bare_if_single(predictions)}
 
 
@@ -273,6 +288,14 @@ def _own_error(error: BaseException) -> TFXMobileError | None:
     # From a worker in another process only the traceback's text arrives.
     remote = re.search(rf"^{re.escape(TFXMobileError.__module__)}\.\w+: (.+)$", str(error), re.MULTILINE)
     return EvaluationError(remote[1]) if remote else None
+
+
+def _first_cause(error: BaseException) -> str:
+    """What went wrong in one line; TFMA and Beam wrap it into pages of arrays."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:_LONGEST_CAUSE].rstrip(". ")
 
 
 def _counters(result: Any) -> dict[str, int]:

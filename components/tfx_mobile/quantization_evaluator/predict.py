@@ -222,7 +222,8 @@ class _OpenSavedModel:
         else:
             tensors = {name: _conform(record, features, "the SavedModel") for name, record in inputs.items()}
         sizes = {record.shape[0] for record in inputs.values() if record.shape} - {-1}
-        return _in_steps(self._invoke, tensors, min(sizes, default=None))
+        fixed = min(sizes, default=None)
+        return _in_steps(self._invoke, tensors, fixed, fixed)
 
     def _invoke(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         dtypes = {name: record.dtype for name, record in self._description.inputs.items()}
@@ -371,13 +372,22 @@ def _fits(shape: tuple[int, ...], open_shape: tuple[int, ...]) -> bool:
     return len(shape) == len(open_shape) and all(w in (-1, h) for h, w in zip(shape, open_shape, strict=True))
 
 
-def _in_steps(run: Any, tensors: Mapping[str, Array], fixed: int | None) -> dict[str, Array]:
-    """Runs `run` on steps of bounded size. A file of fixed batch size gets its last step filled up by repetition."""
+def _in_steps(
+    run: Any, tensors: Mapping[str, Array], fixed: int | None, step: int | None = None
+) -> dict[str, Array]:
+    """Runs `run` on steps of bounded size. A model of fixed batch size gets its last step filled up by repetition.
+
+    Args:
+        run: Runs the model; takes any multiple of `fixed` rows unless `step` is given.
+        tensors: By input name, [rows, ...].
+        fixed: The batch size; None if it is open.
+        step: Rows to hand over at once; None for as many as fit.
+    """
     rows = len(next(iter(tensors.values())))
     padding = -rows % fixed if fixed else 0
     if padding:
         tensors = {name: np.concatenate([t, np.repeat(t[-1:], padding, axis=0)]) for name, t in tensors.items()}
-    step = fixed * max(1, _MAX_ROWS // fixed) if fixed else _MAX_ROWS
+    step = step or (fixed * max(1, _MAX_ROWS // fixed) if fixed else _MAX_ROWS)
     parts = [run({n: t[i : i + step] for n, t in tensors.items()}) for i in range(0, rows + padding, step)]
     return {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
 
