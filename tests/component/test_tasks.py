@@ -1,10 +1,11 @@
-"""Every kind of task phones run: the good variants pass the gate of its config, the harmed twin does not, and says why."""
+"""Every kind of task phones run: good variants pass the gate of its config, the harmed twin is refused and says why."""
 
 import numpy as np
 import pytest
 
 from pipelines import configs
 from tests.fakes import tasks
+
 
 def overall(record, model):
     return next(m for m in record.models if m.model == model).slices[0].metrics
@@ -108,3 +109,15 @@ def test_good_variants_pass_and_the_harmed_twin_is_refused(outcome):
     assert record.num_examples == len(task.rows)
     for check in checks:
         check(task, record)
+
+
+def test_classes_of_pixels_may_be_a_list_for_tfmas_own_metrics(tmp_path):
+    task = tasks.segmentation(tmp_path)
+    config = configs.eval_config("tasks/segmentation_png")
+    del config.model_specs[0].label_keys["classes"]
+    config.model_specs[0].label_keys["mask"] = "mask"
+    for metric in config.metrics_specs[0].metrics:
+        metric.config = metric.config.replace('"classes"', '"mask"') + ', "decode_ground_truth": false'
+    record = tasks.evaluate(task, config, tmp_path)
+    check_segmentation(task, record)
+    assert record.winner in task.good

@@ -401,7 +401,7 @@ def _bands() -> Array:
 
 
 def waveform(root: Path) -> Task:
-    """`waveform` float [512] through a Fourier transform to 3 probabilities; the twin does not hear one of the tones."""
+    """`waveform` float [512] through a Fourier transform to 3 probabilities; the twin does not hear one tone."""
     import tensorflow as tf
 
     values, labels = _sounds(np.random.default_rng(10), 240)

@@ -1,7 +1,7 @@
 """Metrics that TFMA cannot compute for several models or with a weight per example, corrected.
 
-An EvalConfig names TFMA's and Keras's own classes; `eval_config.expand` puts these in their place. They compute the same
-numbers and have the same names:
+An EvalConfig names TFMA's and Keras's own classes; `eval_config.expand` puts these in their place. They compute the
+same numbers under the same names:
 
 * TFMA's object detection metrics pair boxes of the right model, then look that model's name up in the pairs, and fail.
 * Keras's IoU metrics flatten the maps of a batch, and fail on a weight per example, which TFMA always hands over.
@@ -21,7 +21,7 @@ from tensorflow_model_analysis.metrics import object_detection_metrics as coco
 from tensorflow_model_analysis.metrics.preprocessors import BoundingBoxMatchPreprocessor
 
 
-class _KeyedByModel(metric_types.Preprocessor):  # type: ignore[misc]
+class _KeyedByModel(metric_types.Preprocessor):
     """A BoundingBoxMatchPreprocessor whose pairs say which model they are of."""
 
     def __init__(self, pairs_boxes: BoundingBoxMatchPreprocessor, model: str) -> None:

@@ -78,6 +78,7 @@ def check(config: Any) -> None:
             "The ModelSpec in eval_config names no label_key. Set label_key to the feature that holds the label, "
             "or label_keys for a model with several outputs."
         )
+    _check_weights(config, spec)
     expanded = expand(config, ["variant"])
     try:
         tfma.utils.verify_eval_config(expanded)
@@ -276,6 +277,16 @@ def _check_threshold(metric: str, threshold: Any) -> None:
         raise EvalConfigError(
             f"eval_config has a change_threshold on metric {metric!r} without a direction. Set direction to "
             "HIGHER_IS_BETTER or LOWER_IS_BETTER."
+        )
+
+
+def _check_weights(config: Any, spec: Any) -> None:
+    names = [metric.class_name for metrics_spec in config.metrics_specs for metric in metrics_spec.metrics]
+    counting = next((name for name in names if name.startswith("SemanticSegmentation")), None)
+    if counting and (spec.example_weight_key or spec.example_weight_keys):
+        raise EvalConfigError(
+            f"eval_config has an example_weight_key and metric {counting!r}, which TFMA cannot compute with weights. "
+            "Leave out the key, or use metrics that are weighted, such as MeanIoU."
         )
 
 

@@ -199,9 +199,7 @@ def measure(
         tfma.extractors.Extractor(
             stage_name="ExtractPredictions", ptransform=beam.ParDo(_Predict(baseline, variants, transform, by_output))
         ),
-        tfma.extractors.Extractor(
-            stage_name="FitToMetrics", ptransform=beam.ParDo(metric_inputs.FitToMetrics(config, baseline.outputs))
-        ),
+        metric_inputs.extractor(config, baseline.outputs),
         *([SqlSliceKeyExtractor(expanded)] if any(spec.slice_keys_sql for spec in config.slicing_specs) else []),
         tfma.extractors.UnbatchExtractor(),
         tfma.extractors.SliceKeyExtractor(eval_config=expanded),
@@ -224,8 +222,8 @@ def measure(
         if (own := _own_error(error)) is not None:
             raise own from None
         raise EvaluationError(
-            f"The evaluation failed: {_first_cause(error)}. If a metric failed, check that it fits the model's outputs (a "
-            "model with several outputs needs output_names in metrics_specs) and the labels."
+            f"The evaluation failed: {_first_cause(error)}. If a metric failed, check that it fits the model's outputs "
+            "(a model with several outputs needs output_names in metrics_specs) and the labels."
         ) from error
     counters = _counters(pipeline.result)
     metric_inputs.check_total_weight(config, counters.get(metric_inputs.WEIGHTED, 0))
@@ -266,8 +264,8 @@ class _Predict(beam.DoFn):
         self._examples.inc(len(serialized))
         for name, counter in self._not_finite.items():
             counter.inc(not_finite_rows(outputs[name], outputs[BASELINE]))
-        # TFMA's convention: a single output is a bare array, a single model has no name. Metrics that look outputs up by
-        # name need the name; prediction_key tells the others which one is meant.
+        # TFMA's convention: a single output is a bare array, a single model has no name. Metrics that look outputs up
+        # by name need the name; prediction_key tells the others which one is meant.
         predictions: dict[str, Any] = outputs
         if not self._by_output:
             predictions = {name: _bare_if_single(model_outputs) for name, model_outputs in outputs.items()}
@@ -292,7 +290,7 @@ def _own_error(error: BaseException) -> TFXMobileError | None:
 
 def _first_cause(error: BaseException) -> str:
     """What went wrong in one line; TFMA and Beam wrap it into pages of arrays."""
-    while (cause := error.__cause__ or error.__context__) is not None:
+    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         error = cause
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0][:_LONGEST_CAUSE].rstrip(". ")

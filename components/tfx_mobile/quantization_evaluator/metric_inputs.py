@@ -1,7 +1,7 @@
 """Labels, outputs and weights in the form that metrics take them.
 
-tf.Examples hold flat lists, models return shaped arrays, and TFMA's metrics expect the two to match. What cannot match is
-an error in plain words here: the metrics would fail far from the cause, or count a wrong label as a wrong prediction.
+tf.Examples hold flat lists, models return shaped arrays, and TFMA's metrics expect the two to match. What cannot match
+is an error in plain words here: the metrics would fail far from the cause, or count a wrong label as a wrong answer.
 """
 
 from __future__ import annotations
@@ -85,22 +85,26 @@ def pairs(config: Any, outputs: Sequence[str]) -> tuple[Pair, ...]:
     return tuple(found.values())
 
 
-class FitToMetrics(beam.DoFn):
-    """Gives labels the shapes of the outputs, and refuses labels and weights that no metric could make sense of."""
+def extractor(config: Any, outputs: Sequence[str]) -> Any:
+    """A tfma.extractors.Extractor for batches of extracts with features, labels, weights and predictions.
 
+    It gives labels the shapes of the outputs, and refuses labels and weights that no metric could make sense of.
+
+    Args:
+        config: The user's tfma.EvalConfig.
+        outputs: Names of the model's outputs.
+
+    Raises:
+        EvaluationError: See `pairs`; while it runs, for what is wrong with a label or weight.
+    """
+    return tfma.extractors.Extractor(stage_name="FitToMetrics", ptransform=beam.ParDo(_FitToMetrics(config, outputs)))
+
+
+class _FitToMetrics(beam.DoFn):
     def __init__(self, config: Any, outputs: Sequence[str]) -> None:
-        """Reads the config.
-
-        Args:
-            config: The user's tfma.EvalConfig.
-            outputs: Names of the model's outputs.
-
-        Raises:
-            EvaluationError: See `pairs`.
-        """
         spec = eval_configs.template(config)
         self._pairs = pairs(config, outputs)
-        self._weights = tuple(dict.fromkeys(filter(None, (spec.example_weight_key, *spec.example_weight_keys.values()))))
+        self._weights = _weight_keys(spec)
         self._counts = frozenset(_count_outputs(config)) & frozenset(outputs)
 
     def setup(self) -> None:
@@ -181,13 +185,16 @@ def check_total_weight(config: Any, weighted: int) -> None:
     Raises:
         EvaluationError: The config has weights, and all of them are 0.
     """
-    spec = eval_configs.template(config)
-    if (spec.example_weight_key or spec.example_weight_keys) and not weighted:
-        keys = ", ".join(sorted({*filter(None, [spec.example_weight_key]), *spec.example_weight_keys.values()}))
+    keys = _weight_keys(eval_configs.template(config))
+    if keys and not weighted:
         raise EvaluationError(
-            f"example_weight_key {keys} of eval_config is 0 in every example, so no metric says anything. Evaluate on "
-            "examples that count, or leave the key out."
+            f"example_weight_key {', '.join(map(repr, keys))} of eval_config is 0 in every example, so no metric says "
+            "anything. Evaluate on examples that count, or leave the key out."
         )
+
+
+def _weight_keys(spec: Any) -> tuple[str, ...]:
+    return tuple(sorted({spec.example_weight_key, *spec.example_weight_keys.values()} - {""}))
 
 
 def _count_outputs(config: Any) -> Iterator[str]:
@@ -236,7 +243,7 @@ def _fit(pair: Pair, values: Any, output: Array, rows: int, weighted: Array | No
 
 
 def _as_lists(values: Any, rows: int) -> Any:
-    """Labels that metrics stack, such as boxes: an example without the feature has an empty list, where TFMA has None."""
+    """Labels that metrics stack, such as boxes: without the feature an empty list, where TFMA has None."""
     if isinstance(values, np.ndarray) and values.dtype != object:
         return values
     if values is None:
@@ -257,8 +264,8 @@ def _check_classes(pair: Pair, values: Array, width: int, row: tuple[int, ...], 
     if width != math.prod(positions):
         raise EvaluationError(
             f"Label {pair.label!r} has {width} values per example, but Sparse... metrics take the number of one class "
-            f"for each of the {math.prod(positions)} positions of the output. For several classes at once write a 0 or "
-            "1 per class, and use the metrics without Sparse, such as BinaryAccuracy."
+            f"per {f'position of the output, {list(positions)}' if positions else 'example'}. For several classes at "
+            "once write a 0 or 1 per class, and use metrics without Sparse, such as BinaryAccuracy."
         )
     # Of pixels some may be void, by a number that ignore_class or ignore_ground_truth_id names.
     if positions or not np.issubdtype(values.dtype, np.integer):

@@ -372,9 +372,7 @@ def _fits(shape: tuple[int, ...], open_shape: tuple[int, ...]) -> bool:
     return len(shape) == len(open_shape) and all(w in (-1, h) for h, w in zip(shape, open_shape, strict=True))
 
 
-def _in_steps(
-    run: Any, tensors: Mapping[str, Array], fixed: int | None, step: int | None = None
-) -> dict[str, Array]:
+def _in_steps(run: Any, tensors: Mapping[str, Array], fixed: int | None, step: int | None = None) -> dict[str, Array]:
     """Runs `run` on steps of bounded size. A model of fixed batch size gets its last step filled up by repetition.
 
     Args:
