@@ -35,16 +35,16 @@ def recipe(name: str) -> ConversionRecipe:
 def convert(
     saved_model: str | Path,
     kind: str,
-    calibration: npt.NDArray[np.float32] | None = None,
+    calibration: npt.NDArray[np.float32] | Mapping[str, npt.NDArray[Any]] | None = None,
     batch_size: int | None = None,
 ) -> bytes:
-    """Converts a SavedModel with input `image` as a built-in recipe would.
+    """Converts a SavedModel as a built-in recipe would.
 
     Args:
         saved_model: Its folder.
         kind: Name of a built-in recipe.
-        calibration: Rows of `image`.
-        batch_size: None to leave it open.
+        calibration: Rows by input; an array for the input `image`.
+        batch_size: None to leave it as it is; the input is `image` then.
     """
     import tensorflow as tf
 
@@ -61,15 +61,21 @@ def convert(
     return _convert(str(saved_model), kind, calibration, 1)
 
 
-def _convert(saved_model: str, kind: str, calibration: npt.NDArray[np.float32] | None, rows: int) -> bytes:
+def _convert(
+    saved_model: str, kind: str, calibration: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]] | None, rows: int
+) -> bytes:
     import tensorflow as tf
 
+    by_input = {models.IMAGE: calibration} if isinstance(calibration, np.ndarray) else calibration
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=["serving_default"])
     if kind != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if calibration is not None:
+    if kind == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if by_input is not None:
         converter.representative_dataset = lambda: (
-            {models.IMAGE: np.repeat(image[None], rows, axis=0)} for image in calibration
+            {name: np.repeat(row[None], rows, axis=0) for name, row in zip(by_input, some, strict=True)}
+            for some in zip(*by_input.values(), strict=True)
         )
     if kind.startswith("integer_only"):
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
@@ -99,8 +105,13 @@ def manifest_of(
     parses_examples: bool = False,
     output: str = "output_0",
     input_name: str = models.IMAGE,
+    inputs: Sequence[TensorRecord] | None = None,
+    outputs: Sequence[TensorRecord] | None = None,
 ) -> VariantManifest:
-    """The manifest of variants by name, each a file's bytes or the reason why there is none."""
+    """The manifest of variants by name, each a file's bytes or the reason why there is none.
+
+    The source's tensors are `inputs` and `outputs`; without them one input of PIXELS and one output of CLASSES numbers.
+    """
     variants = []
     for name, content in files.items():
         if isinstance(content, Failure):
@@ -114,8 +125,8 @@ def manifest_of(
             signature="serving_default",
             parses_examples=parses_examples,
             route="resigned" if parses_examples else "direct",
-            inputs=(TensorRecord(name=input_name, dtype="float32", shape=(-1, models.PIXELS)),),
-            outputs=(TensorRecord(name=output, dtype="float32", shape=(-1, models.CLASSES)),),
+            inputs=tuple(inputs or [TensorRecord(name=input_name, dtype="float32", shape=(-1, models.PIXELS))]),
+            outputs=tuple(outputs or [TensorRecord(name=output, dtype="float32", shape=(-1, models.CLASSES))]),
         ),
         batch_size="dynamic",
         calibration=None,

@@ -21,6 +21,9 @@ PRODUCTION = "production"
 #: Names of models that are no variants.
 RESERVED = {BASELINE: "the float baseline", PRODUCTION: "the model that phones run today"}
 
+# Where the standard metrics' classes may be said to be; TFMA takes them without a module, too.
+_STANDARD_MODULES = ("", "tensorflow_model_analysis.metrics", "tf_keras.metrics", "tf_keras.src.metrics")
+
 _HOW_TO_GATE = (
     "Add one to a metric, in JSON for example {'class_name': 'SparseCategoricalAccuracy', 'threshold': "
     "{'change_threshold': {'direction': 'HIGHER_IS_BETTER', 'absolute': -0.01}}}"
@@ -79,6 +82,7 @@ def check(config: Any) -> None:
             "The ModelSpec in eval_config names no label_key. Set label_key to the feature that holds the label, "
             "or label_keys for a model with several outputs."
         )
+    _check_weights(config, spec)
     expanded = expand(config, ["variant"])
     try:
         tfma.utils.verify_eval_config(expanded)
@@ -144,6 +148,7 @@ def expand(config: Any, variants: Sequence[str], production: bool = False) -> An
         model_spec.is_baseline = bool(others) and name == BASELINE
     for metrics_spec in list(expanded.metrics_specs):
         _move_thresholds_to_metrics(metrics_spec)
+        _correct_metrics(metrics_spec)
         metrics_spec.model_names[:] = [BASELINE, *variants] if others else [""]  # TFMA's name for the only model
         if not variants:
             _clear_thresholds(metrics_spec)
@@ -233,6 +238,21 @@ def _move_thresholds_to_metrics(metrics_spec: Any) -> None:
             getattr(metrics[name], field).extend(by_name.pop(name).thresholds)
 
 
+def _correct_metrics(metrics_spec: Any) -> None:
+    """Puts corrected classes in the place of those that cannot compute what is asked; see `corrected_metrics`."""
+    from tensorflow_model_analysis.metrics import metric_specs
+
+    from tfx_mobile.quantization_evaluator import corrected_metrics
+
+    for metric in metrics_spec.metrics:
+        if metric.class_name in corrected_metrics.CORRECTED and metric.module in _STANDARD_MODULES:
+            if "name" not in (settings := json.loads(f"{{{metric.config}}}")):
+                settings["name"] = metric_specs.metric_instance(metric).name
+                metric.config = json.dumps(settings, sort_keys=True)[1:-1]
+            metric.class_name = corrected_metrics.CORRECTED[metric.class_name]
+            metric.module = corrected_metrics.__name__
+
+
 def _load(eval_config: Mapping[str, Any] | str) -> dict[str, Any]:
     document: Any = eval_config
     if isinstance(eval_config, str):
@@ -266,12 +286,32 @@ def find_thresholds(expanded: Any) -> dict[Any, Any]:
 def _computed_metrics(expanded: Any) -> list[Any]:
     """Keys of the metrics that are computed, in the order of the config."""
     from tensorflow_model_analysis.metrics import metric_specs
+    from tensorflow_model_analysis.metrics.metric_types import SubKey
 
     computations = metric_specs.to_computations(list(expanded.metrics_specs), eval_config=expanded)
     keys = [key for computation in computations for key in computation.keys if key.model_name != BASELINE]
     # TFMA lists Keras' metrics before its own, wherever they stand in the config.
     names = [metric_specs.metric_instance(metric).name for spec in expanded.metrics_specs for metric in spec.metrics]
-    return sorted(keys, key=lambda key: names.index(key.name) if key.name in names else len(names))
+    keys.sort(key=lambda key: names.index(key.name) if key.name in names else len(names))
+    by_class = _class_ids(expanded)
+    # Those of semantic segmentation declare one value, and compute one per class.
+    return [
+        key._replace(sub_key=SubKey(class_id=class_id)) if class_id is not None else key
+        for key in dict.fromkeys(keys)
+        for class_id in by_class.get(key.name, [None])
+    ]
+
+
+def _class_ids(expanded: Any) -> dict[str, list[Any]]:
+    """The classes of each semantic segmentation metric, by its name."""
+    from tensorflow_model_analysis.metrics import metric_specs
+
+    return {
+        metric_specs.metric_instance(metric).name: json.loads(f"{{{metric.config}}}")["class_ids"]
+        for metrics_spec in expanded.metrics_specs
+        for metric in metrics_spec.metrics
+        if metric.class_name.startswith("SemanticSegmentation")
+    }
 
 
 def _key_details(key: Any) -> str:
@@ -290,6 +330,16 @@ def _check_threshold(metric: str, threshold: Any) -> None:
         raise EvalConfigError(
             f"eval_config has a change_threshold on metric {metric!r} without a direction. Set direction to "
             "HIGHER_IS_BETTER or LOWER_IS_BETTER."
+        )
+
+
+def _check_weights(config: Any, spec: Any) -> None:
+    names = [metric.class_name for metrics_spec in config.metrics_specs for metric in metrics_spec.metrics]
+    counting = next((name for name in names if name.startswith("SemanticSegmentation")), None)
+    if counting and (spec.example_weight_key or spec.example_weight_keys):
+        raise EvalConfigError(
+            f"eval_config has an example_weight_key and metric {counting!r}, which TFMA cannot compute with weights. "
+            "Leave out the key, or use metrics that are weighted, such as MeanIoU."
         )
 
 

@@ -16,7 +16,7 @@ from tensorflow_model_analysis.extractors.sql_slice_key_extractor import SqlSlic
 from tensorflow_model_analysis.slicer import slicer_lib
 
 from tfx_mobile.errors import EvaluationError, TFXMobileError
-from tfx_mobile.quantization_evaluator import aside, fidelity, sample
+from tfx_mobile.quantization_evaluator import aside, fidelity, metric_inputs, sample
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator.gates import Rejection, metric_in_words, rejections, slice_in_words
 from tfx_mobile.quantization_evaluator.paired import PairedSample
@@ -46,6 +46,7 @@ _PEEK = 100
 _FIDELITY_FILE = "fidelity.json"
 _SAMPLE_FILE = "sample.json"
 _SAMPLE_BYTES = 64 << 20
+_LONGEST_CAUSE = 400
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,7 @@ def measure(
     names = [variant.name for variant in variants]
     files = [*variants, production] if production is not None else [*variants]
     expanded = eval_configs.expand(config, names, production is not None)
+    by_output = bool(eval_configs.template(config).prediction_key)
     shared = [
         # Without a loader: it only tells TFMA that a baseline exists.
         tfma.EvalSharedModel(
@@ -234,12 +236,13 @@ def measure(
         tfma.extractors.LabelsExtractor(expanded),
         tfma.extractors.ExampleWeightsExtractor(expanded),
         tfma.extractors.Extractor(
-            stage_name="ExtractPredictions", ptransform=beam.ParDo(_Predict(baseline, files, transform))
+            stage_name="ExtractPredictions", ptransform=beam.ParDo(_Predict(baseline, files, transform, by_output))
         ),
         *(
             tfma.extractors.Extractor(f"Find[{name}]", aside.Aside(finding, posixpath.join(output_path, name)))
             for name, finding in findings.items()
         ),
+        metric_inputs.extractor(config, baseline.outputs),
         tfma.extractors.Extractor(stage_name="KeepFinite", ptransform=beam.Map(_keep_finite)),
         *([SqlSliceKeyExtractor(expanded)] if any(spec.slice_keys_sql for spec in config.slicing_specs) else []),
         tfma.extractors.UnbatchExtractor(),
@@ -264,10 +267,11 @@ def measure(
         if (own := _own_error(error)) is not None:
             raise own from None
         raise EvaluationError(
-            f"The evaluation failed: {error}. If a metric failed, check that it fits the model's outputs (a model with "
-            "several outputs needs output_names in metrics_specs) and the labels."
+            f"The evaluation failed: {_first_cause(error)}. If a metric failed, check that it fits the model's outputs "
+            "(a model with several outputs needs output_names in metrics_specs) and the labels."
         ) from error
     counters, messages = _reported(pipeline.result)
+    metric_inputs.check_total_weight(config, counters.get(metric_inputs.WEIGHTED, 0))
     num_examples = counters.get(_EXAMPLES, 0)
     not_finite = {file.name: counters.get(f"{_NOT_FINITE}/{file.name}", 0) for file in files}
     failures = {
@@ -332,8 +336,13 @@ class _Predict(beam.DoFn):
     """Adds the predictions of all models to a batch of extracts; pickled with descriptions, not with models."""
 
     def __init__(
-        self, baseline: FloatModel, variants: Sequence[VariantFile], transform: Transform | None = None
+        self,
+        baseline: FloatModel,
+        variants: Sequence[VariantFile],
+        transform: Transform | None = None,
+        by_output: bool = False,
     ) -> None:
+        self._by_output = by_output
         self._baseline = baseline
         self._variants = tuple(variants)
         self._transform = transform
@@ -352,8 +361,11 @@ class _Predict(beam.DoFn):
         self._examples.inc(len(serialized))
         for name, counters in self._counters.items():
             counters.count(failed[name], not_finite_rows(outputs[name], outputs[BASELINE], failed[name]))
-        # TFMA's convention: a single output is a bare array, a single model has no name.
-        predictions = {name: _bare_if_single(model_outputs) for name, model_outputs in outputs.items()}
+        # TFMA's convention: a single output is a bare array, a single model has no name. Metrics that look outputs up
+        # by name need the name; prediction_key tells the others which one is meant.
+        predictions: dict[str, Any] = outputs
+        if not self._by_output:
+            predictions = {name: _bare_if_single(model_outputs) for name, model_outputs in outputs.items()}
         yield {**extracts, tfma.PREDICTIONS_KEY: _bare_if_single(predictions)}
 
 
@@ -422,6 +434,14 @@ def _reported(result: Any) -> tuple[dict[str, int], dict[str, Collection[str]]]:
             "that reports Beam's counters: leave --runner out, or use DataflowRunner."
         )
     return counters, {messages.key.metric.name: messages.result for messages in query["string_sets"]}
+
+
+def _first_cause(error: BaseException) -> str:
+    """What went wrong in one line; TFMA and Beam wrap it into pages of arrays."""
+    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
+        error = cause
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:_LONGEST_CAUSE].rstrip(". ")
 
 
 def _read_metrics(output_path: str, models: Sequence[str]) -> tuple[ModelMetrics, ...]:

@@ -285,7 +285,8 @@ class _OpenSavedModel:
         else:
             tensors = {name: _conform(record, features, "the SavedModel") for name, record in inputs.items()}
         sizes = {record.shape[0] for record in inputs.values() if record.shape} - {-1}
-        return _in_steps(self._invoke, tensors, min(sizes, default=None))
+        fixed = min(sizes, default=None)
+        return _in_steps(self._invoke, tensors, fixed)
 
     def _invoke(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         dtypes = {name: record.dtype for name, record in self._description.inputs.items()}
@@ -531,9 +532,9 @@ def _fits(shape: tuple[int, ...], open_shape: tuple[int, ...]) -> bool:
 
 
 def _in_steps(run: Any, tensors: Mapping[str, Array], fixed: int | None) -> dict[str, Array]:
-    """Runs `run` on steps of bounded size."""
+    """Runs `run` on steps of bounded size, of exactly `fixed` rows if it takes no others."""
     rows = len(next(iter(tensors.values())))
-    step = fixed * max(1, _MAX_ROWS // fixed) if fixed else _MAX_ROWS
+    step = fixed or _MAX_ROWS
     parts = [_filled_up(run, {n: t[i : i + step] for n, t in tensors.items()}, fixed) for i in range(0, rows, step)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
