@@ -16,6 +16,7 @@ RECIPE_FILE = "recipe.json"
 RECORD_FILE = "record.json"
 BLESSING_FILE = "blessing.json"
 REPORT_FILE = "report.html"
+MODEL_CARD_FILE = "model_card.md"
 RELEASE_FILE = "release.json"
 RECEIPTS_FILE = "receipts.json"
 MODEL_FILE = "model.tflite"
@@ -54,7 +55,10 @@ class TFLiteVariants(Artifact):
 
 
 class TFLiteModel(Artifact):
-    """The blessed variant: `model.tflite` with `record.json`. Not blessed: only a `record.json` that says so."""
+    """The blessed variant: `model.tflite` with `record.json` and `model_card.md`.
+
+    Not blessed: only a `record.json` that says so.
+    """
 
     TYPE_NAME = "tfx_mobile.TFLiteModel"
 

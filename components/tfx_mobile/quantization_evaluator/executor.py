@@ -276,7 +276,9 @@ def _write(
     document = record.to_json()
     winner = record.variant(record.winner) if record.winner is not None else None
     artifact_io.write_bytes(evaluation, artifacts.RECORD_FILE, document)
-    artifact_io.write_bytes(evaluation, artifacts.REPORT_FILE, report.render(record).encode())
+    artifact_io.write_bytes(evaluation, artifacts.REPORT_FILE, report.render_page(record).encode())
+    card = report.render_card(record).encode()
+    artifact_io.write_bytes(evaluation, artifacts.MODEL_CARD_FILE, card)
 
     if winner is not None:
         assert winner.path is not None  # noqa: S101
@@ -288,6 +290,7 @@ def _write(
                 f"{winner.file.sha256} was judged. Run TFLiteConverter again."
             )
         artifact_io.write_bytes(blessed_model, artifacts.MODEL_FILE, data)
+        artifact_io.write_bytes(blessed_model, artifacts.MODEL_CARD_FILE, card)
         blessed_model.set_int_custom_property(artifacts.SIZE_BYTES, winner.file.size_bytes)
     blessed = BlessedModelRecord(blessed=record.blessed, variant=winner, source=manifest.source)
     artifact_io.write_bytes(blessed_model, artifacts.RECORD_FILE, blessed.to_json())
