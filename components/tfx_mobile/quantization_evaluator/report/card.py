@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from tfx_mobile.quantization_evaluator.gates import OVERALL, metrics_on
 from tfx_mobile.quantization_evaluator.report import judgement
-from tfx_mobile.quantization_evaluator.report.changes import limit_in_words, outcome_in_words, worst_first
+from tfx_mobile.quantization_evaluator.report.changes import limit_in_words, needed_in_words, worst_first
 from tfx_mobile.quantization_evaluator.report.formatting import (
     format_bytes,
     format_change,
@@ -203,7 +203,8 @@ def _provenance(record: EvaluationRecord, variant: Variant | None) -> list[str]:
 def _limit(change: Change | None) -> str:
     if change is None or change.limit is None:
         return ""
-    return f"{limit_in_words(change)}: {outcome_in_words(change)}"
+    outcome = judgement.OUTCOMES[change.outcome][1] if change.outcome else ""
+    return ": ".join(filter(None, [limit_in_words(change), ", ".join(filter(None, [outcome, needed_in_words(change)]))]))
 
 
 def _interval(record: EvaluationRecord) -> str:

@@ -31,7 +31,8 @@ class Row:
         interval: Its interval in words.
         limit: Its limit in words.
         symbol: Of the outcome.
-        outcome: In words, with the number of examples that would decide.
+        outcome: In words.
+        needed: How many examples would decide, in words; empty if that is not known or not asked.
         x: Where the change is.
         lower: Lower end of the interval.
         upper: Upper end of it.
@@ -46,6 +47,7 @@ class Row:
     limit: str
     symbol: str
     outcome: str
+    needed: str
     x: float | None
     lower: float | None
     upper: float | None
@@ -127,14 +129,11 @@ def limit_in_words(change: Change) -> str:
     return f"{words} (worst slice)" if change.gate == "worst_slice" else words
 
 
-def outcome_in_words(change: Change) -> str:
-    """What the interval says about the limit, and what would decide where it says nothing."""
-    if change.outcome is None:
-        return "no limit"
-    words = OUTCOMES[change.outcome][1]
-    if change.outcome == "insufficient_data" and change.examples_needed is not None:
-        return f"{words}: needs about {plural(change.examples_needed, 'example')}"
-    return words
+def needed_in_words(change: Change) -> str:
+    """How many examples would decide; empty if that is not known or not asked."""
+    if change.examples_needed is None:
+        return ""
+    return f"needs about {plural(change.examples_needed, 'example')}"
 
 
 def worst_first(changes: Sequence[Change]) -> list[Change]:
@@ -197,7 +196,8 @@ def _row(change: Change, x: Callable[[float], float], low: float, high: float) -
         interval=format_interval(change.lower, change.upper),
         limit=limit_in_words(change),
         symbol=OUTCOMES[change.outcome][0] if change.outcome else "",
-        outcome=outcome_in_words(change),
+        outcome=OUTCOMES[change.outcome][1] if change.outcome else "no limit",
+        needed=needed_in_words(change),
         x=None if value is None else x(value),
         lower=x(lower) if lower is not None and upper is not None else None,
         upper=x(upper) if lower is not None and upper is not None else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from tfx_mobile.quantization_evaluator.gates import OVERALL, metrics_on
@@ -12,7 +13,7 @@ from tfx_mobile.quantization_evaluator.report.formatting import (
     format_number,
     format_ratio,
 )
-from tfx_mobile.records import EvaluationRecord, ModelMetrics, Variant
+from tfx_mobile.records import EvaluationRecord, LatencyResult, ModelMetrics, Variant
 
 
 @dataclass(frozen=True)
@@ -44,77 +45,80 @@ class Table:
 
 
 def make_table(record: EvaluationRecord) -> Table:
-    """The table; a column that nothing is known of is left out."""
+    """The table; a column that nothing is known of is left out, and so are counts of examples, equal for all."""
     costs, latencies = judgement.costs(record), judgement.latencies(record)
-    unquantized = judgement.unquantized(record)
-    full_size = costs[unquantized.name].size_bytes if unquantized is not None else None
     with_memory = any(cost.peak_memory_bytes is not None for cost in costs.values())
-    metrics = judgement.metric_names(record)
+    metrics = [name for name in judgement.metric_names(record) if not judgement.is_count(name)]
     baseline, scored = judgement.baseline(record), judgement.scored(record)
-    missed_metrics = {(v.variant, r.slice, r.metric) for v in record.verdicts for r in v.reasons}
-    budget = record.budget
+    costs_of = _Costs(record, bool(latencies), with_memory)
+    empty = (Cell(""),) * len(costs_of.headers)
 
-    def over(value: float | None, limit: float | None) -> bool:
-        return value is not None and limit is not None and value > limit
-
-    def fixed_cells(variant: Variant) -> list[Cell]:
-        cost = costs.get(variant.name)
-        if cost is None:
-            return [Cell("no file", absent=True)] + [Cell("", absent=True)] * (1 + bool(latencies) + with_memory)
-        share = "" if not full_size else f"{100 * cost.size_bytes / full_size:.0f} % of float32"
-        cells = [
-            Cell(
-                format_bytes(cost.size_bytes),
-                "" if unquantized is variant else share,
-                over(cost.size_bytes, budget.max_size_bytes),
-            ),
-            Cell(format_bytes(cost.gzip_bytes), missed=over(cost.gzip_bytes, budget.max_gzip_bytes)),
-        ]
-        if latencies:
-            result = latencies.get(variant.name)
-            if result is None or result.ratio is None:
-                cells.append(Cell("not measured", absent=True))
-            else:
-                by_ratio = over(result.ratio, budget.max_latency_ratio)
-                by_time = result.source == "device" and over(result.milliseconds, budget.max_latency_ms)
-                source = judgement.latency_source(result)
-                cells.append(Cell(format_ratio(result.ratio), source, by_ratio or by_time))
-        if with_memory:
-            peak = cost.peak_memory_bytes
-            cells.append(
-                Cell("not measured", absent=True)
-                if peak is None
-                else Cell(format_bytes(peak), missed=over(peak, budget.max_peak_memory_bytes))
-            )
-        return cells
-
-    def metric_cells(model: ModelMetrics | None) -> list[Cell]:
-        if model is None:
-            return [Cell("not scored", absent=True) if not index else Cell("", absent=True) for index in range(len(metrics))]
-        cells = []
-        for metric in metrics:
-            value = metrics_on(model, OVERALL).get(metric)
-            reference = metrics_on(baseline, OVERALL).get(metric)
-            compared = model is not baseline and not judgement.is_count(metric)
-            change = format_change(value - reference) if compared and value is not None and reference is not None else ""
-            cells.append(Cell(format_number(value), change, (model.model, OVERALL, metric) in missed_metrics))
-        return cells
-
-    num_fixed = 2 + bool(latencies) + with_memory
-    others = [model for model in record.models if model is not baseline and model.model not in scored]
-    rows = [
-        TableRow(baseline.model, "baseline", "float model", (*([Cell("")] * num_fixed), *metric_cells(baseline))),
-        *(
-            TableRow(model.model, "production", "in production", (*([Cell("")] * num_fixed), *metric_cells(model)))
-            for model in others
-        ),
-    ]
+    rows = [TableRow(baseline.model, "baseline", "float model", (*empty, *_metric_cells(record, baseline, metrics)))]
+    for model in record.models:
+        if model is not baseline and model.model not in scored:
+            cells = (*empty, *_metric_cells(record, model, metrics))
+            rows.append(TableRow(model.model, "production", "what phones run today", cells))
     for variant in record.variants:
         passed = record.verdict(variant.name).passed
         kind = "winner" if variant.name == record.winner else "passed" if passed else "failed"
         note = "quantization-aware training" if variant.ranges_from == "training" else ""
-        cells = (*fixed_cells(variant), *metric_cells(scored.get(variant.name)))
+        cells = (*costs_of.cells(variant), *_metric_cells(record, scored.get(variant.name), metrics))
         rows.append(TableRow(variant.name, kind, note, cells))
-    headers = ["Size", "After gzip"]
-    headers += ["Latency against float32"] * bool(latencies) + ["Peak memory"] * with_memory
-    return Table(headers=(*headers, *metrics), rows=tuple(rows))
+    return Table(headers=(*costs_of.headers, *metrics), rows=tuple(rows))
+
+
+class _Costs:
+    """The columns of sizes, latency and memory."""
+
+    def __init__(self, record: EvaluationRecord, with_latency: bool, with_memory: bool) -> None:
+        self._costs, self._latencies = judgement.costs(record), judgement.latencies(record)
+        self._with_memory = with_memory
+        self._unquantized = judgement.unquantized(record)
+        self._record = record
+        self.headers = ["Size", "After gzip"]
+        self.headers += ["Latency against float32"] * with_latency + ["Peak memory"] * with_memory
+
+    def cells(self, variant: Variant) -> list[Cell]:
+        cost = self._costs.get(variant.name)
+        if cost is None:
+            return [Cell("no file", absent=True), *[Cell("", absent=True)] * (len(self.headers) - 1)]
+        # The gate says what is over budget, not a comparison made again: it knows of uncertainty.
+        over = {r.value for r in self._record.verdict(variant.name).reasons if r.code == "budget"} - {None}
+        share = ""
+        if self._unquantized is not None and self._unquantized.name != variant.name:
+            share = f"{100 * cost.size_bytes / self._costs[self._unquantized.name].size_bytes:.0f} % of float32"
+        cells = [
+            Cell(format_bytes(cost.size_bytes), share, cost.size_bytes in over),
+            Cell(format_bytes(cost.gzip_bytes), missed=cost.gzip_bytes in over),
+        ]
+        if self._latencies:
+            cells.append(_latency_cell(self._latencies.get(variant.name), over))
+        if self._with_memory and (peak := cost.peak_memory_bytes) is not None:
+            cells.append(Cell(format_bytes(peak), missed=peak in over))
+        elif self._with_memory:
+            cells.append(Cell("not measured", absent=True))
+        return cells
+
+
+def _latency_cell(result: LatencyResult | None, over: Set[float | None]) -> Cell:
+    if result is None or result.ratio is None:
+        return Cell("not measured", absent=True)
+    missed = result.ratio in over or (result.milliseconds is not None and result.milliseconds in over)
+    return Cell(format_ratio(result.ratio), judgement.latency_source(result), missed)
+
+
+def _metric_cells(record: EvaluationRecord, model: ModelMetrics | None, metrics: Sequence[str]) -> list[Cell]:
+    if model is None:
+        return [Cell("" if index else "not scored", absent=True) for index in range(len(metrics))]
+    baseline = judgement.baseline(record)
+    verdicts = [verdict for verdict in record.verdicts if verdict.variant == model.model]
+    missed = {reason.metric for verdict in verdicts for reason in verdict.reasons if reason.slice == OVERALL}
+    cells = []
+    for metric in metrics:
+        value = metrics_on(model, OVERALL).get(metric)
+        reference = metrics_on(baseline, OVERALL).get(metric)
+        change = ""
+        if model is not baseline and value is not None and reference is not None:
+            change = format_change(value - reference)
+        cells.append(Cell(format_number(value), change, metric in missed))
+    return cells

@@ -61,18 +61,19 @@ def format_ratio(value: float) -> str:
 
 def format_share(value: float) -> str:
     """A share as a percentage; only all is 100 %, and only none is 0 %."""
-    percent = 100 * value
+    percent = round(100 * value, 9)
     text = f"{percent:.2f}" if percent > 99 else f"{percent:.1f}"
     if percent < 100 and float(text) == 100:
         return "> 99.99 %"
     if percent > 0 and float(text) == 0:
-        return "< 0.05 %"
-    return f"{percent:.0f} %" if percent in (0, 100) else f"{text} %"
+        return "< 0.1 %"
+    return f"{percent:.0f} %" if percent == int(percent) else f"{text} %"
 
 
 def format_milliseconds(value: float) -> str:
     """A duration, three digits."""
-    return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
+    amount, unit = (value / 1000, "s") if value >= 1000 else (value, "ms") if value >= 0.1 else (value * 1000, "µs")
+    return f"{amount:.3g} {unit}"
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:

@@ -111,10 +111,9 @@ def unquantized(record: EvaluationRecord) -> Variant | None:
 
 
 def latencies(record: EvaluationRecord) -> dict[str, LatencyResult]:
-    """The latency of each variant that has a ratio, by name; a device's own numbers come first."""
-    results = record.latency.results if record.latency is not None else ()
-    found = {result.variant: result for result in results if result.ratio is not None}
-    return {**found, **{r.variant: r for r in results if r.ratio is not None and r.source == "device"}}
+    """The latency of each variant that has a ratio, by name: on the slowest device, else on this machine."""
+    results = [r for r in (record.latency.results if record.latency is not None else ()) if r.ratio is not None]
+    return {r.variant: r for r in sorted(results, key=lambda r: (r.source == "device", r.ratio))}
 
 
 def latency_source(result: LatencyResult) -> str:

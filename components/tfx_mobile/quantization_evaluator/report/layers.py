@@ -58,8 +58,8 @@ def layer_name(layer: LayerError) -> str:
 
 def _strip(errors: LayerErrors) -> Strip:
     layers = errors.layers
-    order = sorted(range(len(layers)), key=lambda i: (-layers[i].rmse_over_scale, i))
-    ranks = {index: rank for rank, index in enumerate(order[:_MOST_NAMED], start=1)}
+    worst = sorted(range(len(layers)), key=lambda i: (-layers[i].rmse_over_scale, i))[:_MOST_NAMED]
+    ranks = {index: rank for rank, index in enumerate(worst, start=1)}
     largest = max((layer.rmse_over_scale for layer in layers), default=0.0)
     top = math.log1p(max(largest, 2 * ROUNDING) / ROUNDING)
 
@@ -67,8 +67,7 @@ def _strip(errors: LayerErrors) -> Strip:
         return round(math.log1p(max(value, 0.0) / ROUNDING) / top, 4)
 
     width = 100 / max(len(layers), 1)
-    worst = tuple(layers[index] for index in order[:_MOST_NAMED])
-    named = ", ".join(f"{layer_name(layer)} {layer.rmse_over_scale:.3g}" for layer in worst)
+    named = ", ".join(f"{layer_name(layers[index])} {layers[index].rmse_over_scale:.3g}" for index in worst)
     return Strip(
         errors=errors,
         bars=tuple(
@@ -82,7 +81,7 @@ def _strip(errors: LayerErrors) -> Strip:
             )
             for index, layer in enumerate(layers)
         ),
-        worst=worst,
+        worst=tuple(layers[index] for index in worst),
         rounding=height(ROUNDING),
         description=f"Quantization error of {len(layers)} layers of {errors.variant} in the order of the file. "
         f"Largest, in quantization steps: {named}.",

@@ -90,15 +90,15 @@ def _sections(record: EvaluationRecord) -> list[_Section]:
     sections = [
         (True, _Section("verdicts", "Verdicts")),
         (True, _Section("variants", "All examples", {"table": costs.make_table(record)})),
-        (bool(plots), _Section("pareto", plots and f"Size against {plots[0].metric}" or "", {"plots": plots})),
+        (bool(plots), _Section("pareto", "Size against quality", {"plots": plots})),
         (
             bool(all_changes),
             _Section("changes", "Change by slice", {"all_changes": all_changes, "methods": judgement.methods(record.changes)}),
         ),
-        (record.production is not None, _Section("production", "The model in production")),
+        (record.production is not None, _Section("production", "Production")),
         (bool(strips), _Section("layers", "Error by layer", {"strips": strips, "rounding": layers.ROUNDING})),
         (matrix is not None, _Section("compatibility", "Compatibility", {"matrix": matrix})),
-        (bool(record.fidelity), _Section("fidelity", "Fidelity to the float model")),
+        (bool(record.fidelity), _Section("fidelity", "Fidelity")),
         (bool(record.error_splits), _Section("errors", "Where the error comes from", {"errors": errors})),
         (bool(slices), _Section("slices", "Metrics by slice", slices)),
         (record.latency is not None, _Section("latency", "Latency")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tfx_mobile.quantization_evaluator.eval_config import BASELINE
@@ -42,11 +43,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal line: `kind` is `baseline`, `production` or `limit`."""
+    """A horizontal line and where its text goes: `kind` is `baseline`, `production` or `limit`."""
 
     kind: str
     y: float
     text: str
+    text_x: float = 0.0
+    text_y: float = 0.0
+    anchor: str = "end"
 
 
 @dataclass(frozen=True)
@@ -127,14 +131,19 @@ def make_plot(record: EvaluationRecord, width: int = WIDE) -> Plot | None:
     bad = None
     if limit is not None:
         bad = (y(limit), height - _BOTTOM - y(limit)) if higher_is_better else (_TOP, y(limit) - _TOP)
-    levels = _spread([Level(kind, y(value), text) for kind, value, text in references])
     places = {name: (x(sizes[name]), y(value)) for name, value in values.items()}
+    levels = _merged([Level(kind, y(value), text) for kind, value, text in references])
+    lines = [(float(left), level.y - 2, float(width - _RIGHT), level.y + 2) for level in levels]
+    if size_limit is not None:
+        lines.append((x(size_limit) - 2, _TOP, x(size_limit) + 2, height - _BOTTOM))
+    levels, texts = _place_levels(levels, places.values(), lines, left, width - _RIGHT)
     winner = record.winner
     important = sorted(values, key=lambda name: (name != winner, not costs[name].on_pareto_front, sizes[name], name))
     labels = _place_labels(
         {name: places[name] for name in important},
         {name: shortened(name, _NAME) for name in important[:_MOST_LABELS]},
-        levels,
+        texts,
+        lines,
         (left, _TOP, width - 4, height - _BOTTOM),
     )
     unit, factor = size_unit(x_ticks[-1])
@@ -186,7 +195,10 @@ def _references(record: EvaluationRecord, metric: str) -> tuple[list[tuple[str, 
     ]
     higher_is_better = limited[0].higher_is_better is not False if limited else True
     models = {model.model: model for model in record.models}
-    for reference, words in ((BASELINE, "float model"), ("production", "in production")):
+    for reference, words, against in (
+        (BASELINE, "float model", "float model"),
+        ("production", "in production", "production"),
+    ):
         value = metrics_on(models[reference], OVERALL).get(metric) if reference in models else None
         if value is None:
             continue
@@ -194,11 +206,11 @@ def _references(record: EvaluationRecord, metric: str) -> tuple[list[tuple[str, 
         bounds = [b for change in limited if change.reference == reference and (b := bound(change)) is not None]
         if bounds:
             strictest = max(bounds) if higher_is_better else min(bounds)
-            found.append(("limit", value + strictest, f"limit against {words}"))
+            found.append(("limit", value + strictest, f"limit against {against}"))
     return found, higher_is_better
 
 
-def _spread(levels: list[Level]) -> list[Level]:
+def _merged(levels: list[Level]) -> list[Level]:
     """Leaves out a line that another one covers, saying both on that one."""
     result: list[Level] = []
     for level in levels:
@@ -230,40 +242,73 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
     return [index * step for index in range(first, last + 1)]
 
 
+def _place_levels(
+    levels: Sequence[Level],
+    points: Iterable[tuple[float, float]],
+    lines: Sequence[_Box],
+    left: float,
+    right: float,
+) -> tuple[list[Level], list[_Box]]:
+    """Writes at each line what it is, at the end and on the side where it covers the least; and the boxes of it."""
+    taken = [_around(point) for point in points]
+    placed: list[Level] = []
+    texts: list[_Box] = []
+    for level in sorted(levels, key=lambda level: level.y):
+        width = len(level.text) * _CHARACTER
+        options = []
+        for anchor, x in (("end", right - 4), ("start", left + 6)):
+            for baseline in (level.y - 5, level.y + 14):
+                start = x - width if anchor == "end" else x
+                box = (start, baseline - 11, start + width, baseline + 3)
+                covered = sum(_overlap(box, other) for other in (*taken, *texts, *lines))
+                options.append((covered, len(options), x, baseline, anchor, box))
+        _, _, x, baseline, anchor, box = min(options)
+        texts.append(box)
+        placed.append(Level(level.kind, level.y, level.text, x, baseline, anchor))
+    return placed, texts
+
+
 def _place_labels(
-    places: dict[str, tuple[float, float]], names: dict[str, str], levels: list[Level], frame: _Box
+    places: dict[str, tuple[float, float]],
+    names: dict[str, str],
+    texts: Sequence[_Box],
+    lines: Sequence[_Box],
+    frame: _Box,
 ) -> dict[str, tuple[float, float, str, str]]:
-    """Puts each label beside its point, moved up or down until it covers no point, no label and no line.
+    """Puts each label beside its point, moved up or down until it covers no point, no text and, if it can be, no line.
 
     A label for which there is no room is left out: the table and the point's own title have the name.
     """
-    taken: list[_Box] = [(x - 8, y - 8, x + 8, y + 8) for x, y in places.values()]
-    for level in levels:
-        taken.append((frame[0], level.y - 2, frame[2], level.y + 2))
-        taken.append((frame[2] - len(level.text) * _CHARACTER - 14, level.y - _LINE - 3, frame[2], level.y))
-    labels: dict[str, tuple[float, float, str, str]] = {}
-    for name, (x, y) in places.items():
-        labels[name] = (x, y, "start", "")
-        text = names.get(name)
-        if text is None:
-            continue
-        width = (len(text) + 1) * _CHARACTER
-        for step in range(14):
-            options = []
-            for anchor in ("start", "end"):
-                left = x + 12 if anchor == "start" else x - 12 - width
-                for sign in (1, -1):
-                    middle = y + sign * step * _LINE / 2
-                    box = (left, middle - _LINE / 2, left + width, middle + _LINE / 2)
-                    inside = frame[0] < box[0] and box[2] < frame[2] and frame[1] < box[1] and box[3] < frame[3]
-                    if inside and not any(_overlap(box, other) for other in taken):
-                        options.append((anchor != "start", middle, left, anchor, box))
-            if options:
-                _, middle, left, anchor, box = min(options)
-                taken.append(box)
-                labels[name] = (left if anchor == "start" else left + width, middle, anchor, text)
-                break
+    taken = [*texts, *(_around(place) for place in places.values())]
+    labels = {name: (*place, "start", "") for name, place in places.items()}
+    for name, text in names.items():
+        found = _find_room(places[name], len(text) + 1, [*taken, *lines], frame)
+        found = found or _find_room(places[name], len(text) + 1, taken, frame)
+        if found is not None:
+            x, y, anchor, box = found
+            taken.append(box)
+            labels[name] = (x, y, anchor, text)
     return labels
+
+
+def _find_room(
+    place: tuple[float, float], length: int, taken: Sequence[_Box], frame: _Box
+) -> tuple[float, float, str, _Box] | None:
+    x, y = place
+    width = length * _CHARACTER
+    for step in range(14):
+        for anchor, left in (("start", x + 12), ("end", x - 12 - width)):
+            for sign in (-1, 1):
+                middle = y + sign * step * _LINE / 2
+                box = (left, middle - _LINE / 2, left + width, middle + _LINE / 2)
+                inside = frame[0] < box[0] and box[2] < frame[2] and frame[1] < box[1] and box[3] < frame[3]
+                if inside and not any(_overlap(box, other) for other in taken):
+                    return left if anchor == "start" else left + width, middle, anchor, box
+    return None
+
+
+def _around(place: tuple[float, float]) -> _Box:
+    return place[0] - 8, place[1] - 8, place[0] + 8, place[1] + 8
 
 
 def _overlap(one: _Box, other: _Box) -> bool:
