@@ -84,7 +84,7 @@ def record(winner: str | None = "integer_only_int8", trained: str | None = None)
         error_splits=split_errors(variants, models[:-1]),
         confidence=Confidence(min_slice_examples=20, worst_slice={ACCURACY: 0.1}),
         changes=tuple(change for name in _VARIANTS for change in _changes(name)),
-        costs=tuple(_cost(name, name == winner) for name in _VARIANTS),
+        costs=tuple(_cost(v, winner) for v in variants if v.file is not None),
         latency=LatencyRecord(
             reference="float32",
             measurable=True,
@@ -347,16 +347,17 @@ def _changes(name: str) -> list[Change]:
     return found
 
 
-def _cost(name: str, winner: bool) -> VariantCost:
+def _cost(variant: Variant, winner: str | None) -> VariantCost:
+    name, file = variant.name, variant.file
     size, drop, ratio = _VARIANTS[name]
     return VariantCost(
         variant=name,
-        size_bytes=size,
-        gzip_bytes=size * 9 // 10,
+        size_bytes=file.size_bytes,
+        gzip_bytes=file.gzip_bytes,
         latency_ratio=ratio,
         peak_memory_bytes=9_100_000 + 2 * size,
         quality=0.9764 - drop,
-        score=0.31 if winner else None,
+        score=0.2 + ratio / 4 if winner and drop < 0.1 and name != "float32" else None,
         on_pareto_front=name in ("float16", "dynamic_range", "full_integer", "integer_only_int8"),
     )
 

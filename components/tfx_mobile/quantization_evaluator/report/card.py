@@ -26,6 +26,7 @@ from tfx_mobile.records import Change, EvaluationRecord, TensorRecord, Variant
 _MOST_WORST = 5
 _MOST_REASONS = 5
 _NAME = 80
+_RULE = 240
 _SPECIAL = re.compile(r"([\\`*\[\]<>|&~#!$@{}]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=www)\.|:(?=//))")
 
 
@@ -76,7 +77,12 @@ def _signature(variant: Variant) -> list[str]:
             for kind, tensors in (("input", signature.inputs), ("output", signature.outputs))
             for tensor in tensors
         ]
-        lines += ["", f"Signature {_text(signature.key)}:", "", *_table(["", "Name", "Type", "Shape", "Real value"], rows)]
+        lines += [
+            "",
+            f"Signature {_text(signature.key)}:",
+            "",
+            *_table(["", "Name", "Type", "Shape", "Real value"], rows),
+        ]
     return ["## Inputs and outputs", *lines] if lines else []
 
 
@@ -138,18 +144,11 @@ def _cost(record: EvaluationRecord, variant: Variant) -> list[str]:
 
 
 def _compatibility(variant: Variant) -> list[str]:
-    rows = [
-        [
-            _text(profile.profile),
-            judgement.OUTCOMES[profile.result][1],
-            "; ".join(
-                _text(f"{rule.statement}: {rule.detail}") for rule in profile.rules if rule.result == profile.result
-            )
-            if profile.result != "pass"
-            else "",
-        ]
-        for profile in variant.profiles
-    ]
+    rows = []
+    for profile in variant.profiles:
+        rules = [] if profile.result == "pass" else [rule for rule in profile.rules if rule.result == profile.result]
+        why = "; ".join(_text(f"{rule.statement}: {rule.detail}", _RULE) for rule in rules)
+        rows.append([_text(profile.profile), judgement.OUTCOMES[profile.result][1], why])
     return ["## Compatibility", "", *_table(["Profile", "Result", "Why"], rows)] if rows else []
 
 
@@ -197,14 +196,21 @@ def _provenance(record: EvaluationRecord, variant: Variant | None) -> list[str]:
         name = _text(f"{production.model_name}, channel {production.channel}")
         rows.append(["Model in production", f"{name}{release}: {told[production.status]}"])
     rows += [[_text(name), _text(version)] for name, version in sorted(record.versions.items())]
-    return ["## Provenance", "", *_table(["", ""], rows), "", "Everything measured is in `record.json` of the evaluation."]
+    return [
+        "## Provenance",
+        "",
+        *_table(["", ""], rows),
+        "",
+        "Everything measured is in `record.json` of the evaluation.",
+    ]
 
 
 def _limit(change: Change | None) -> str:
     if change is None or change.limit is None:
         return ""
     outcome = judgement.OUTCOMES[change.outcome][1] if change.outcome else ""
-    return ": ".join(filter(None, [limit_in_words(change), ", ".join(filter(None, [outcome, needed_in_words(change)]))]))
+    said = ", ".join(filter(None, [outcome, needed_in_words(change)]))
+    return ": ".join(filter(None, [limit_in_words(change), said]))
 
 
 def _interval(record: EvaluationRecord) -> str:
@@ -218,7 +224,9 @@ def _shape(tensor: TensorRecord) -> str:
 def _quantization(tensor: TensorRecord) -> str:
     if tensor.scale is None:
         return "as stored"
-    return f"(q − {tensor.zero_point or 0}) × {tensor.scale:.9g}"
+    zero_point = tensor.zero_point or 0
+    shifted = f"(q {'+' if zero_point < 0 else '−'} {abs(zero_point)})" if zero_point else "q"
+    return f"{shifted} × {tensor.scale:.9g}"
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

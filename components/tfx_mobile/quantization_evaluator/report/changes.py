@@ -9,16 +9,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from tfx_mobile.quantization_evaluator.gates import OVERALL
 from tfx_mobile.quantization_evaluator.report.formatting import MINUS, format_change, format_interval, plural
 from tfx_mobile.quantization_evaluator.report.judgement import OUTCOMES
-from tfx_mobile.records import Change, EvaluationRecord
+from tfx_mobile.records import Change, EvaluationRecord, Outcome
 
 _MOST_ROWS = 1200  # on the page; record.json has all
 _FEWEST_ROWS = 10  # per plot
 _CLIP = 5  # what lies further out than this many limits is an arrow at the edge
-_SEVERITY = {"fail": 0, "insufficient_data": 1, "pass": 2, None: 3}
+_SEVERITY: Final[dict[Outcome | None, int]] = {"fail": 0, "insufficient_data": 1, "pass": 2, None: 3}
 
 
 @dataclass(frozen=True)

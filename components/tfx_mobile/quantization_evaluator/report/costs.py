@@ -77,6 +77,9 @@ class _Costs:
         self._record = record
         self.headers = ["Size", "After gzip"]
         self.headers += ["Latency against float32"] * with_latency + ["Peak memory"] * with_memory
+        # With one criterion its own column is the score.
+        self._with_score = len(record.objective) > 1 and any(cost.score is not None for cost in self._costs.values())
+        self.headers += ["Score, less is better"] * self._with_score
 
     def cells(self, variant: Variant) -> list[Cell]:
         cost = self._costs.get(variant.name)
@@ -97,6 +100,8 @@ class _Costs:
             cells.append(Cell(format_bytes(peak), missed=peak in over))
         elif self._with_memory:
             cells.append(Cell("not measured", absent=True))
+        if self._with_score:
+            cells.append(Cell("" if cost.score is None else f"{cost.score:.3g}", absent=cost.score is None))
         return cells
 
 

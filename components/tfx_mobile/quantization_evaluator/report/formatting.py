@@ -11,7 +11,7 @@ MINUS = "\N{MINUS SIGN}"
 NOT_FINITE = "not finite"
 
 # What a name could hide behind: control characters, and marks that turn the direction of what follows.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
 def format_bytes(size: float) -> str:

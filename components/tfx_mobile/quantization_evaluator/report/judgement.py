@@ -55,7 +55,8 @@ def choice(record: EvaluationRecord) -> str:
     words = {"size": "the smallest", "latency": "the fastest", "quality": f"the best by {metric}"}
     if len(record.objective) == 1:
         return words[next(iter(record.objective))]
-    weights = [f"{name} ({format_share(weight)})" for name, weight in record.objective.items()]
+    heaviest_first = sorted(record.objective.items(), key=lambda item: (-item[1], item[0]))
+    weights = [f"{name} ({format_share(weight)})" for name, weight in heaviest_first]
     return f"the best by {listed(weights)}"
 
 
@@ -97,9 +98,7 @@ def costs(record: EvaluationRecord) -> dict[str, VariantCost]:
     known = {cost.variant: cost for cost in record.costs}
     return {
         variant.name: known.get(variant.name)
-        or VariantCost(
-            variant=variant.name, size_bytes=variant.file.size_bytes, gzip_bytes=variant.file.gzip_bytes
-        )
+        or VariantCost(variant=variant.name, size_bytes=variant.file.size_bytes, gzip_bytes=variant.file.gzip_bytes)
         for variant in record.variants
         if variant.file is not None
     }
@@ -131,7 +130,9 @@ def obstacles(record: EvaluationRecord) -> list[str]:
                 what = f"miss a threshold on {reason.metric}" if reason.metric else "miss a threshold"
             kinds.setdefault(what, set()).add(verdict.variant)
     ordered = sorted(kinds.items(), key=lambda item: -len(item[1]))
-    return [f"{len(who)} of {len(record.verdicts)} {what if len(who) > 1 else _singular(what)}." for what, who in ordered]
+    return [
+        f"{len(who)} of {len(record.verdicts)} {what if len(who) > 1 else _singular(what)}." for what, who in ordered
+    ]
 
 
 def limits(record: EvaluationRecord) -> list[tuple[str, str]]:

@@ -65,7 +65,9 @@ def render_page(record: EvaluationRecord) -> str:
         shortened=formatting.shortened,
         breakable=formatting.breakable,
     )
-    environment.globals.update(OVERALL=OVERALL, metrics_on=metrics_on, judgement=judgement, layer_name=layers.layer_name)
+    environment.globals.update(
+        OVERALL=OVERALL, metrics_on=metrics_on, judgement=judgement, layer_name=layers.layer_name
+    )
     return environment.get_template(_TEMPLATE).render(
         record=record,
         sections=_sections(record),
@@ -93,7 +95,9 @@ def _sections(record: EvaluationRecord) -> list[_Section]:
         (bool(plots), _Section("pareto", "Size against quality", {"plots": plots})),
         (
             bool(all_changes),
-            _Section("changes", "Change by slice", {"all_changes": all_changes, "methods": judgement.methods(record.changes)}),
+            _Section(
+                "changes", "Change by slice", {"all_changes": all_changes, "methods": judgement.methods(record.changes)}
+            ),
         ),
         (record.production is not None, _Section("production", "Production")),
         (bool(strips), _Section("layers", "Error by layer", {"strips": strips, "rounding": layers.ROUNDING})),

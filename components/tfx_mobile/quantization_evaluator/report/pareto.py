@@ -18,7 +18,7 @@ WIDE, NARROW = 760, 350
 _RIGHT, _TOP, _BOTTOM = 16, 26, 50
 _LINE = 15  # height of a label
 _CHARACTER = 7.0  # average width of a label's character
-_NAME = 26  # a label's longest name
+_NAMES = {WIDE: 26, NARROW: 18}  # a label's longest name
 _MOST_LABELS = 18
 
 _Box = tuple[float, float, float, float]
@@ -91,7 +91,7 @@ def make_plot(record: EvaluationRecord, width: int = WIDE) -> Plot | None:
 
     Args:
         record: The evaluation.
-        width: In plot units, which are about CSS pixels.
+        width: `WIDE` or `NARROW`, in plot units, which are about CSS pixels.
     """
     metric = judgement.quality_metric(record)
     costs = judgement.costs(record)
@@ -141,7 +141,7 @@ def make_plot(record: EvaluationRecord, width: int = WIDE) -> Plot | None:
     important = sorted(values, key=lambda name: (name != winner, not costs[name].on_pareto_front, sizes[name], name))
     labels = _place_labels(
         {name: places[name] for name in important},
-        {name: shortened(name, _NAME) for name in important[:_MOST_LABELS]},
+        {name: shortened(name, _NAMES[width]) for name in important[:_MOST_LABELS]},
         texts,
         lines,
         (left, _TOP, width - 4, height - _BOTTOM),
@@ -255,7 +255,7 @@ def _place_levels(
     texts: list[_Box] = []
     for level in sorted(levels, key=lambda level: level.y):
         width = len(level.text) * _CHARACTER
-        options = []
+        options: list[tuple[int, int, float, float, str, _Box]] = []
         for anchor, x in (("end", right - 4), ("start", left + 6)):
             for baseline in (level.y - 5, level.y + 14):
                 start = x - width if anchor == "end" else x
@@ -281,12 +281,15 @@ def _place_labels(
     """
     taken = [*texts, *(_around(place) for place in places.values())]
     labels = {name: (*place, "start", "") for name, place in places.items()}
+    written = list(texts)
     for name, text in names.items():
-        found = _find_room(places[name], len(text) + 1, [*taken, *lines], frame)
-        found = found or _find_room(places[name], len(text) + 1, taken, frame)
-        if found is not None:
+        # The first, which matters most, may cover points where there is no other place.
+        obstacles = ([*taken, *lines], taken, *([written] if len(written) == len(texts) else []))
+        room = (_find_room(places[name], len(text) + 1, each, frame) for each in obstacles)
+        if (found := next(filter(None, room), None)) is not None:
             x, y, anchor, box = found
             taken.append(box)
+            written.append(box)
             labels[name] = (x, y, anchor, text)
     return labels
 
