@@ -172,6 +172,17 @@ def test_a_forest_puts_everything_where_it_belongs():
     assert ticks[forest.zero] == "0"
 
 
+def test_what_the_statistics_leave_open_is_said():
+    limit = {"gate": "change_threshold", "limit": -0.02, "higher_is_better": True}
+    wider = {"gate": "worst_slice", "limit": 0.1, "higher_is_better": True, "outcome": "pass", "level": 0.995}
+    entries = [change(num_examples=None, **limit), change(slice="a", lower=-0.04, upper=0.02, **wider)]
+    page = render_page(evaluation_records.record().model_copy(update={"changes": tuple(entries)}))
+    found = rows(page, "changes")
+    assert found["overall"] == ["", "", "−0.0100", "≥ −0.0200", "the change decides"]
+    assert found["a"][2] == "−0.0100 [−0.0400, +0.0200] at 99.50 %"
+    assert found["a"][3] == "≥ −0.1000 (worst slice)"
+
+
 def test_of_a_metric_that_must_not_grow_the_right_is_bad_and_the_largest_is_worst():
     limit = {"gate": "change_threshold", "limit": 0.02, "higher_is_better": False, "outcome": "pass"}
     entries = [change(slice="a", change=-0.01, **limit), change(slice="b", change=0.015, **limit)]
@@ -270,6 +281,19 @@ def test_a_strip_is_as_tall_and_hot_as_its_layer_is_bad():
     assert "l2 5" in strip.description
 
 
+def test_a_layer_that_drowns_its_signal_is_named_though_its_steps_are_few():
+    def layer(index, relative):
+        values = {"rmse_over_scale": 1 + index / 10, "mean_squared_error": 0, "max_absolute_error": 0}
+        return LayerError(name=f"l{index}", op="ADD", index=index, relative_error=relative, **values)
+
+    errors = LayerErrors(variant="v", num_examples=3, layers=tuple(layer(i, 0.9 if i == 1 else 0.01) for i in range(9)))
+    record = evaluation_records.record().model_copy(update={"layer_errors": (errors,)})
+    (strip,) = layers.make_strips(record)
+    assert [each.name for each in strip.worst] == ["l8", "l7", "l6", "l5", "l4", "l1", "l0"]
+    found = rows(render_page(record), "layers")
+    assert found["6 · l1"][:3] == ["1 ADD", "1.1", "0.9"]
+
+
 def test_compatibility_has_a_word_per_cell_and_says_what_was_found(page, record):
     found = rows(page, "compatibility")
     assert found["float32"] == ["✓ pass", "? not verified", "✕ fail"]
@@ -308,6 +332,7 @@ def test_the_slowest_device_counts(record):
         ("compared", "✓ compared"),
         ("no_release", "Nothing was released there yet"),
         ("not_comparable", "✕ not comparable"),
+        ("damaged", "✕ damaged"),
     ],
 )
 def test_the_second_baseline_says_what_it_is(record, status, expected):

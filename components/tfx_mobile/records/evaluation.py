@@ -191,10 +191,11 @@ class Change(Record):
     reference: Literal["saved_model", "production"]
     metric: str
     slice: str
-    num_examples: int
+    num_examples: int | None
     change: float | None
     lower: float | None = None
     upper: float | None = None
+    level: float | None = None
     method: Literal["tango", "paired_bootstrap"] | None = None
     gate: Literal["change_threshold", "worst_slice"] | None = None
     limit: float | None = None
@@ -241,6 +242,8 @@ class LatencyRecord(Record):
     reference: str | None
     measurable: bool
     control: float | None = None
+    control_lower: float | None = None
+    control_upper: float | None = None
     message: str = ""
     rounds: int = 0
     results: tuple[LatencyResult, ...] = ()
@@ -290,7 +293,7 @@ class Fidelity(Record):
     top1_agreement: float | None
     cosine_similarity: float | None
     snr_db: float | None
-    max_absolute_error: float
+    max_absolute_error: float | None
 
 
 class LayerError(Record):
@@ -311,6 +314,7 @@ class LayerError(Record):
     rmse_over_scale: float
     mean_squared_error: float
     max_absolute_error: float
+    relative_error: float | None = None
 
 
 class LayerErrors(Record):
@@ -347,7 +351,7 @@ class ProductionRecord(Record):
     address: str
     model_name: str
     channel: str
-    status: Literal["compared", "no_release", "not_comparable"]
+    status: Literal["compared", "no_release", "not_comparable", "damaged"]
     release_id: str | None = Field(default=None, pattern=SHA256_PATTERN)
     sha256: str | None = Field(default=None, pattern=SHA256_PATTERN)
     channel_version: int | None = None

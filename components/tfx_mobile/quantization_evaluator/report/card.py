@@ -7,7 +7,12 @@ from collections.abc import Iterable, Sequence
 
 from tfx_mobile.quantization_evaluator.gates import OVERALL, metrics_on
 from tfx_mobile.quantization_evaluator.report import judgement
-from tfx_mobile.quantization_evaluator.report.changes import limit_in_words, needed_in_words, worst_first
+from tfx_mobile.quantization_evaluator.report.changes import (
+    limit_in_words,
+    needed_in_words,
+    outcome_in_words,
+    worst_first,
+)
 from tfx_mobile.quantization_evaluator.report.formatting import (
     format_bytes,
     format_change,
@@ -117,7 +122,7 @@ def _worst_slices(record: EvaluationRecord, variant: Variant) -> list[str]:
     rows = [
         [
             _text(change.slice),
-            f"{change.num_examples:,}",
+            _count(change.num_examples),
             _text(change.metric) + (" against production" if change.reference == "production" else ""),
             format_change(change.change),
             format_interval(change.lower, change.upper),
@@ -192,9 +197,14 @@ def _provenance(record: EvaluationRecord, variant: Variant | None) -> list[str]:
         rows.append(["Ranges of activations from", variant.ranges_from])
     if (production := record.production) is not None:
         release = f", release `{production.release_id}`" if production.release_id else ""
-        told = {"compared": "compared", "no_release": "nothing released yet", "not_comparable": "not comparable"}
+        told = {
+            "compared": "compared",
+            "no_release": "nothing released yet",
+            "not_comparable": "not comparable",
+            "damaged": "damaged",
+        }
         name = _text(f"{production.model_name}, channel {production.channel}")
-        rows.append(["Model in production", f"{name}{release}: {told[production.status]}"])
+        rows.append(["Model in production", f"{name}{release}: {told}"])
     rows += [[_text(name), _text(version)] for name, version in sorted(record.versions.items())]
     return [
         "## Provenance",
@@ -205,11 +215,14 @@ def _provenance(record: EvaluationRecord, variant: Variant | None) -> list[str]:
     ]
 
 
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
 def _limit(change: Change | None) -> str:
     if change is None or change.limit is None:
         return ""
-    outcome = judgement.OUTCOMES[change.outcome][1] if change.outcome else ""
-    said = ", ".join(filter(None, [outcome, needed_in_words(change)]))
+    said = ", ".join(filter(None, [outcome_in_words(change), needed_in_words(change)]))
     return ": ".join(filter(None, [limit_in_words(change), said]))
 
 

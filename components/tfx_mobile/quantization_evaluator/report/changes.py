@@ -130,6 +130,13 @@ def limit_in_words(change: Change) -> str:
     return f"{words} (worst slice)" if change.gate == "worst_slice" else words
 
 
+def outcome_in_words(change: Change) -> str:
+    """What the interval says about the limit, if there are both."""
+    if change.outcome is not None:
+        return OUTCOMES[change.outcome][1]
+    return "no limit" if change.gate is None else "the change decides"
+
+
 def needed_in_words(change: Change) -> str:
     """How many examples would decide; empty if that is not known or not asked."""
     if change.examples_needed is None:
@@ -197,7 +204,7 @@ def _row(change: Change, x: Callable[[float], float], low: float, high: float) -
         interval=format_interval(change.lower, change.upper),
         limit=limit_in_words(change),
         symbol=OUTCOMES[change.outcome][0] if change.outcome else "",
-        outcome=OUTCOMES[change.outcome][1] if change.outcome else "no limit",
+        outcome=outcome_in_words(change),
         needed=needed_in_words(change),
         x=None if value is None else x(value),
         lower=x(lower) if lower is not None and upper is not None else None,

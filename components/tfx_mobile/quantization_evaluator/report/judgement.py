@@ -32,8 +32,18 @@ _METHODS = {
 }
 
 _CODES = {
-    "missing_slice": "set a threshold for a slice that no example falls into",
+    "worst_slice": "are too much worse on a slice",
+    "worse_than_production": "are worse than the model in production",
+    "insufficient_data": "were not decided on by the data",
+    "production_not_comparable": "were not compared with the model in production",
+    "production_damaged": "were not compared with the model in production",
+    "missing_slice": "have a threshold for a slice that no example falls into",
     "budget": "exceed the budget",
+    "latency_not_measurable": "have a latency that could not be measured",
+    "latency_undecided": "have a latency that was not decided on",
+    "memory_not_measurable": "have a peak memory that could not be measured",
+    "not_verified": "have an unverified limit",
+    "objective": "could not be weighed",
     "not_finite": "return NaN or infinity",
     "missing": "have no file",
     "altered": "are not the file that was converted",
@@ -46,7 +56,16 @@ _CODES = {
     "conversion_failed": "could not be converted",
     "unsupported_ops": "could not be converted",
 }
-_SINGULAR = (("have ", "has "), ("are ", "is "), ("do ", "does "), ("return ", "returns "))
+_SINGULAR = {
+    "have": "has",
+    "are": "is",
+    "were": "was",
+    "do": "does",
+    "return": "returns",
+    "miss": "misses",
+    "exceed": "exceeds",
+    "crash": "crashes",
+}
 
 
 def choice(record: EvaluationRecord) -> str:
@@ -185,9 +204,5 @@ def overall_change(record: EvaluationRecord, variant: str, metric: str, referenc
 
 
 def _singular(what: str) -> str:
-    for many, one in _SINGULAR:
-        if what.startswith(many):
-            return one + what.removeprefix(many)
-    first, _, rest = what.partition(" ")
-    singular = {"miss": "misses", "exceed": "exceeds", "set": "sets", "crash": "crashes"}.get(first, first)
-    return f"{singular} {rest}"
+    verb, _, rest = what.partition(" ")
+    return f"{_SINGULAR.get(verb, verb)} {rest}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tfx_mobile.quantization_evaluator.report.formatting import shortened
@@ -12,6 +13,7 @@ from tfx_mobile.records import EvaluationRecord, LayerError, LayerErrors
 ROUNDING = 1 / math.sqrt(12)
 _LEVELS = (1.25, 2.0, 4.0, 8.0)  # multiples of it at which a bar is drawn one level hotter
 _MOST_NAMED = 5
+_MOST_RELATIVE = 2  # named beside them
 _NAME = 60
 
 
@@ -35,6 +37,7 @@ class Strip:
         errors: What the record holds of it.
         bars: One per layer.
         worst: The layers that are named, the worst first.
+        relative: Whether relative errors are known.
         rounding: Height of what rounding alone gives, 0 to 1.
         description: The strip in one sentence, for who cannot see it.
     """
@@ -42,6 +45,7 @@ class Strip:
     errors: LayerErrors
     bars: tuple[Bar, ...]
     worst: tuple[LayerError, ...]
+    relative: bool
     rounding: float
     description: str
 
@@ -58,7 +62,7 @@ def layer_name(layer: LayerError) -> str:
 
 def _strip(errors: LayerErrors) -> Strip:
     layers = errors.layers
-    worst = sorted(range(len(layers)), key=lambda i: (-layers[i].rmse_over_scale, i))[:_MOST_NAMED]
+    worst = _worst(layers)
     ranks = {index: rank for rank, index in enumerate(worst, start=1)}
     largest = max((layer.rmse_over_scale for layer in layers), default=0.0)
     top = math.log1p(max(largest, 2 * ROUNDING) / ROUNDING)
@@ -82,7 +86,17 @@ def _strip(errors: LayerErrors) -> Strip:
             for index, layer in enumerate(layers)
         ),
         worst=tuple(layers[index] for index in worst),
+        relative=any(layer.relative_error is not None for layer in layers),
         rounding=height(ROUNDING),
         description=f"Quantization error of {len(layers)} layers of {errors.variant} in the order of the file. "
         f"Largest, in quantization steps: {named}.",
     )
+
+
+def _worst(layers: Sequence[LayerError]) -> list[int]:
+    """Indices of the layers to name: the worst in steps, and those worst in relation to their signal."""
+    by_steps = sorted(range(len(layers)), key=lambda i: (-layers[i].rmse_over_scale, i))
+    related = [(error, i) for i, layer in enumerate(layers) if (error := layer.relative_error) is not None]
+    by_signal = [i for _, i in sorted(related, key=lambda item: (-item[0], item[1]))]
+    named = {*by_steps[:_MOST_NAMED], *by_signal[:_MOST_RELATIVE]}
+    return [i for i in by_steps if i in named]
