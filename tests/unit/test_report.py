@@ -5,10 +5,20 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tests.fakes import evaluation_records
 from tests.fakes.evaluation_records import ACCURACY
-from tfx_mobile.quantization_evaluator.report import changes, compatibility, formatting, layers, pareto, render_page
+from tfx_mobile.quantization_evaluator.report import (
+    changes,
+    compatibility,
+    formatting,
+    layers,
+    pareto,
+    render_card,
+    render_page,
+)
 from tfx_mobile.records import (
     Budget,
     Change,
@@ -19,6 +29,7 @@ from tfx_mobile.records import (
     LayerError,
     LayerErrors,
     Reason,
+    SliceMetrics,
 )
 
 WINNER = "integer_only_int8"
@@ -400,6 +411,35 @@ def test_too_much_of_everything_is_cut_and_says_so():
         assert next(point for point in plot.points if point.winner).label
         assert 1 <= len(labelled) < len(plot.points) == 40
         assert all(len(point.label) <= 26 for point in labelled)
+
+
+_FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.none() | _FLOATS, min_size=3, max_size=3), st.lists(st.none() | _FLOATS, min_size=4, max_size=4))
+@example([0.1 + 0.2, 0.3, 0.3], [1e-17, None, None, None])
+@example([0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0])
+@example([3e38, -3e38, None], [-3e38, 3e38, 3e38, 1e-45])
+def test_any_numbers_make_a_page_with_everything_inside_its_plots(values, ends):
+    record = evaluation_records.crowded(2, 0)
+    models = [
+        model.model_copy(update={"slices": (SliceMetrics(slice="overall", metrics={ACCURACY: value}),)})
+        for model, value in zip(record.models, values, strict=True)
+    ]
+    moved, lower, upper, limit = ends
+    name = record.variants[1].name
+    entry = change(variant=name, change=moved, lower=lower, upper=upper, limit=limit, gate="change_threshold")
+    record = record.model_copy(
+        update={"models": tuple(models), "changes": (entry.model_copy(update={"higher_is_better": True}),)}
+    )
+    assert "</html>" in render_page(record)
+    assert "## Provenance" in render_card(record)
+    if (plot := pareto.make_plot(record)) is not None:
+        assert len(plot.y_ticks) < 12
+        assert all(plot.top <= point.y <= plot.height - plot.bottom for point in plot.points)
+    ((forest,),) = [each.forests for each in changes.make_changes(record)]
+    assert all(x is None or 0 <= x <= 100 for row in forest.rows for x in (row.x, row.lower, row.upper, row.limit_x))
 
 
 def test_what_came_from_outside_is_escaped_and_visible():

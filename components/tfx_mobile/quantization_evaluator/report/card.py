@@ -197,12 +197,7 @@ def _provenance(record: EvaluationRecord, variant: Variant | None) -> list[str]:
         rows.append(["Ranges of activations from", variant.ranges_from])
     if (production := record.production) is not None:
         release = f", release `{production.release_id}`" if production.release_id else ""
-        told = {
-            "compared": "compared",
-            "no_release": "nothing released yet",
-            "not_comparable": "not comparable",
-            "damaged": "damaged",
-        }
+        told = "nothing released yet" if production.status == "no_release" else production.status.replace("_", " ")
         name = _text(f"{production.model_name}, channel {production.channel}")
         rows.append(["Model in production", f"{name}{release}: {told}"])
     rows += [[_text(name), _text(version)] for name, version in sorted(record.versions.items())]

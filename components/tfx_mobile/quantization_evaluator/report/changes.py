@@ -187,7 +187,9 @@ def _domain(changes: Sequence[Change]) -> tuple[float, float]:
     ]
     low = max(min([0.0, *values]), -furthest)
     high = min(max([0.0, *values]), furthest)
-    margin = (high - low) * 0.06 or 1e-3
+    margin = (high - low) * 0.06
+    if margin < 1e-6:  # nothing changed but for rounding
+        margin = 1e-3
     return low - margin, high + margin
 
 
@@ -223,6 +225,8 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _tick(value: float, span: float) -> str:
+    if span >= 1e6:
+        return f"{value:g}".replace("-", MINUS)
     digits = min(6, max(0, 1 - math.floor(math.log10(span / 3))))
     text = f"{value:.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:.0f}"
     return "0" if text in ("0", "-0") else text.replace("-", MINUS)

@@ -111,7 +111,10 @@ def make_plot(record: EvaluationRecord, width: int = WIDE) -> Plot | None:
         size_limit = None
     x_ticks = _ticks(0.0, max([1, *sizes.values(), size_limit or 0]) * 1.05, 6 if width == WIDE else 4)
     shown = [*values.values(), *(value for _, value, _ in references)]
-    margin = (max(shown) - min(shown)) * 0.12 or abs(max(shown)) * 0.05 or 1.0
+    largest = max(map(abs, shown))
+    margin = (max(shown) - min(shown)) * 0.12
+    if margin <= 1e-6 * largest:  # all are the same but for rounding
+        margin = largest * 0.05 or 1.0
     low, high = min(shown) - margin, max(shown) + margin
     if all(0 <= value <= 1 for value in shown):  # a rate, as most quality metrics are: nothing lies beyond 0 and 1
         low, high = max(low, 0.0), min(high, 1.0)
