@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from tests.fakes import evaluation_records
 from tests.fakes.evaluation_records import ACCURACY
 from tfx_mobile.quantization_evaluator.report import (
-    changes,
     compatibility,
+    forest,
     formatting,
-    layers,
     pareto,
     render_card,
     render_page,
+    strips,
 )
 from tfx_mobile.records import (
     Budget,
@@ -169,18 +169,18 @@ def test_a_forest_puts_everything_where_it_belongs():
         change(slice="c", change=None, outcome="fail", **limit),
     ]
     record = evaluation_records.record().model_copy(update={"changes": tuple(entries)})
-    ((forest,),) = [each.forests for each in changes.make_changes(record)]
-    assert [row.change.slice for row in forest.rows] == ["overall", "c", "b", "a"]
-    overall, none, beyond, passing = forest.rows
-    assert overall.lower < overall.limit_x < overall.x < forest.zero < overall.upper
+    ((plot,),) = [each.forests for each in forest.make_changes(record)]
+    assert [row.change.slice for row in plot.rows] == ["overall", "c", "b", "a"]
+    overall, none, beyond, passing = plot.rows
+    assert overall.lower < overall.limit_x < overall.x < plot.zero < overall.upper
     assert overall.bad == (0.0, overall.limit_x)
-    assert passing.x == forest.zero
+    assert passing.x == plot.zero
     assert beyond.beyond == -1
     assert beyond.x == 0
     assert none.x is None
     assert none.text == "not finite"
-    ticks = dict(forest.ticks[::-1])
-    assert ticks[forest.zero] == "0"
+    ticks = dict(plot.ticks[::-1])
+    assert ticks[plot.zero] == "0"
 
 
 def test_what_the_statistics_leave_open_is_said():
@@ -198,25 +198,25 @@ def test_of_a_metric_that_must_not_grow_the_right_is_bad_and_the_largest_is_wors
     limit = {"gate": "change_threshold", "limit": 0.02, "higher_is_better": False, "outcome": "pass"}
     entries = [change(slice="a", change=-0.01, **limit), change(slice="b", change=0.015, **limit)]
     record = evaluation_records.record().model_copy(update={"changes": tuple(entries)})
-    ((forest,),) = [each.forests for each in changes.make_changes(record)]
-    assert [row.change.slice for row in forest.rows] == ["b", "a"]
-    assert forest.rows[0].limit == "≤ +0.0200"
-    left, width = forest.rows[0].bad
-    assert left == forest.rows[0].limit_x
+    ((plot,),) = [each.forests for each in forest.make_changes(record)]
+    assert [row.change.slice for row in plot.rows] == ["b", "a"]
+    assert plot.rows[0].limit == "≤ +0.0200"
+    left, width = plot.rows[0].bad
+    assert left == plot.rows[0].limit_x
     assert left + width == pytest.approx(100)
 
 
 def test_a_worst_slice_limit_is_on_the_side_of_the_worse():
     for higher_is_better, expected in ((True, -0.05), (False, 0.05)):
         entry = change(gate="worst_slice", limit=0.05, higher_is_better=higher_is_better, outcome="pass")
-        assert changes.bound(entry) == expected
-        assert changes.limit_in_words(entry).endswith("(worst slice)")
+        assert forest.bound(entry) == expected
+        assert forest.limit_in_words(entry).endswith("(worst slice)")
 
 
 def test_the_winner_unfolds_first_and_else_who_fails(record):
-    assert [each.variant for each in changes.make_changes(record) if each.open] == [WINNER]
+    assert [each.variant for each in forest.make_changes(record) if each.open] == [WINNER]
     refused = evaluation_records.record(winner=None)
-    assert [each.variant for each in changes.make_changes(refused) if each.open] == ["integer_only_uint8"]
+    assert [each.variant for each in forest.make_changes(refused) if each.open] == ["integer_only_uint8"]
 
 
 def test_the_plot_shows_each_scored_variant_at_its_size_and_quality(record):
@@ -282,7 +282,7 @@ def test_a_strip_is_as_tall_and_hot_as_its_layer_is_bad():
         )
 
     errors = LayerErrors(variant="v", num_examples=3, layers=(layer(0, 0.0), layer(1, 0.289), layer(2, 5.0)))
-    (strip,) = layers.make_strips(evaluation_records.record().model_copy(update={"layer_errors": (errors,)}))
+    (strip,) = strips.make_strips(evaluation_records.record().model_copy(update={"layer_errors": (errors,)}))
     assert [bar.heat for bar in strip.bars] == [0, 0, 4]
     assert [bar.rank for bar in strip.bars] == [3, 2, 1]
     assert strip.bars[0].height == 0
@@ -299,7 +299,7 @@ def test_a_layer_that_drowns_its_signal_is_named_though_its_steps_are_few():
 
     errors = LayerErrors(variant="v", num_examples=3, layers=tuple(layer(i, 0.9 if i == 1 else 0.01) for i in range(9)))
     record = evaluation_records.record().model_copy(update={"layer_errors": (errors,)})
-    (strip,) = layers.make_strips(record)
+    (strip,) = strips.make_strips(record)
     assert [each.name for each in strip.worst] == ["l8", "l7", "l6", "l5", "l4", "l1", "l0"]
     found = rows(render_page(record), "layers")
     assert found["6 · l1"][:3] == ["1 ADD", "1.1", "0.9"]
@@ -438,8 +438,8 @@ def test_any_numbers_make_a_page_with_everything_inside_its_plots(values, ends):
     if (plot := pareto.make_plot(record)) is not None:
         assert len(plot.y_ticks) < 12
         assert all(plot.top <= point.y <= plot.height - plot.bottom for point in plot.points)
-    ((forest,),) = [each.forests for each in changes.make_changes(record)]
-    assert all(x is None or 0 <= x <= 100 for row in forest.rows for x in (row.x, row.lower, row.upper, row.limit_x))
+    ((plot,),) = [each.forests for each in forest.make_changes(record)]
+    assert all(x is None or 0 <= x <= 100 for row in plot.rows for x in (row.x, row.lower, row.upper, row.limit_x))
 
 
 def test_what_came_from_outside_is_escaped_and_visible():

@@ -3,10 +3,10 @@
     page           report.html: which sections there are, and the page around them
     card           model_card.md: one page of Markdown about the blessed model
     judgement      the record's verdicts in words
-    costs          size, latency, memory and metrics per variant, as one table
+    overview       size, latency, memory and metrics per variant, as one table
     pareto         size against quality, as a plot
-    changes        changes and their intervals by variant and slice, as forest plots
-    layers         quantization error by layer, as heat strips
+    forest         changes and their intervals by variant and slice, as forest plots
+    strips         quantization error by layer, as heat strips
     compatibility  variants against profiles, as a matrix
     formatting     numbers and names for people
     templates/     one file per section; page.css is the whole style

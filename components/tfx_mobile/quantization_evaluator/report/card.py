@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from tfx_mobile.quantization_evaluator.gates import OVERALL, metrics_on
 from tfx_mobile.quantization_evaluator.report import judgement
-from tfx_mobile.quantization_evaluator.report.changes import (
+from tfx_mobile.quantization_evaluator.report.forest import (
     limit_in_words,
     needed_in_words,
     outcome_in_words,

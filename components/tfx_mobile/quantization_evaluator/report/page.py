@@ -9,13 +9,13 @@ import jinja2
 
 from tfx_mobile.quantization_evaluator.gates import OVERALL, metrics_on
 from tfx_mobile.quantization_evaluator.report import (
-    changes,
     compatibility,
-    costs,
+    forest,
     formatting,
     judgement,
-    layers,
+    overview,
     pareto,
+    strips,
 )
 from tfx_mobile.records import EvaluationRecord, ModelMetrics
 
@@ -66,7 +66,7 @@ def render_page(record: EvaluationRecord) -> str:
         breakable=formatting.breakable,
     )
     environment.globals.update(
-        OVERALL=OVERALL, metrics_on=metrics_on, judgement=judgement, layer_name=layers.layer_name
+        OVERALL=OVERALL, metrics_on=metrics_on, judgement=judgement, layer_name=strips.layer_name
     )
     return environment.get_template(_TEMPLATE).render(
         record=record,
@@ -83,15 +83,15 @@ def render_page(record: EvaluationRecord) -> str:
 def _sections(record: EvaluationRecord) -> list[_Section]:
     """What the page consists of below the verdict, in order; nothing is there that has nothing to say."""
     plots = [plot for width in (pareto.WIDE, pareto.NARROW) if (plot := pareto.make_plot(record, width)) is not None]
-    all_changes = changes.make_changes(record)
-    strips = layers.make_strips(record)
+    all_changes = forest.make_changes(record)
+    all_strips = strips.make_strips(record)
     matrix = compatibility.make_matrix(record)
     errors = [name for name in judgement.metric_names(record) if not judgement.is_count(name)][:_MOST_ERRORS]
     slices = _slice_tables(record)
     weighed = [v for v in record.variants if v.file is not None and v.file.weights is not None]
     sections = [
         (True, _Section("verdicts", "Verdicts")),
-        (True, _Section("variants", "All examples", {"table": costs.make_table(record)})),
+        (True, _Section("variants", "All examples", {"table": overview.make_table(record)})),
         (bool(plots), _Section("pareto", "Size against quality", {"plots": plots})),
         (
             bool(all_changes),
@@ -100,7 +100,7 @@ def _sections(record: EvaluationRecord) -> list[_Section]:
             ),
         ),
         (record.production is not None, _Section("production", "Production")),
-        (bool(strips), _Section("layers", "Error by layer", {"strips": strips, "rounding": layers.ROUNDING})),
+        (bool(all_strips), _Section("layers", "Error by layer", {"strips": all_strips, "rounding": strips.ROUNDING})),
         (matrix is not None, _Section("compatibility", "Compatibility", {"matrix": matrix})),
         (bool(record.fidelity), _Section("fidelity", "Fidelity")),
         (bool(record.error_splits), _Section("errors", "Where the error comes from", {"errors": errors})),
