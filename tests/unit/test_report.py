@@ -23,11 +23,13 @@ from tfx_mobile.records import (
     Budget,
     Change,
     Confidence,
+    ErrorSplit,
     EvaluationRecord,
     LatencyRecord,
     LatencyResult,
     LayerError,
     LayerErrors,
+    MetricError,
     Reason,
     SliceMetrics,
 )
@@ -135,6 +137,21 @@ def test_what_is_over_a_limit_is_for_the_gate_to_say():
     reason = Reason(code="budget", message="too slow", value=1.0, limit="<= 0.4")
     judged = undecided.model_copy(update={"verdicts": (first.model_copy(update={"reasons": (reason,)}), *others)})
     assert rows(render_page(judged), "variants")["float32"][3].startswith("✕ 1.00×")
+
+
+def test_very_many_metrics_are_not_all_told_apart(record):
+    metrics = {f"metric_{index}": MetricError(conversion=0.0, quantization=0.1) for index in range(9)}
+    table = SliceMetrics(slice="overall", metrics=dict.fromkeys(metrics, 0.5))
+    many = record.model_copy(
+        update={
+            "models": tuple(model.model_copy(update={"slices": (table,)}) for model in record.models),
+            "error_splits": (ErrorSplit(variant=WINNER, metrics=metrics),),
+        }
+    )
+    text = section(render_page(many), "errors")
+    assert "metric_5" in text
+    assert "metric_6" not in text
+    assert "The first 6 of 9 metrics; all are in record.json ." in text
 
 
 def test_rows_from_quantization_aware_training_are_marked(page, refused):
@@ -253,6 +270,8 @@ def test_the_plot_has_the_limits_of_size_and_of_change(record):
     # Without a change threshold over all examples there is no line.
     unlimited = record.model_copy(update={"changes": ()})
     assert [level.kind for level in pareto.make_plot(unlimited).levels] == ["baseline", "production"]
+    assert "more is better" not in section(render_page(unlimited), "pareto")
+    assert f"{ACCURACY}, more is better" in section(render_page(record), "pareto")
 
 
 def test_a_size_limit_far_away_does_not_squeeze_the_plot(record):
@@ -370,7 +389,7 @@ def test_the_gate_and_the_origin_are_on_the_page(page, record):
         update={"budget": Budget(max_min_runtime="2.14.0"), "confidence": Confidence(undecided="block")}
     )
     gates = section(render_page(strict), "gates")
-    assert "nothing is blessed" in gates
+    assert "Where the data do not decide the variant is not blessed" in gates
     assert "TensorFlow Lite 2.14.0" in gates
 
 

@@ -182,7 +182,9 @@ def limits(record: EvaluationRecord) -> list[tuple[str, str]]:
         ),
         (
             "Where the data do not decide",
-            "the measured change decides, with a caution" if confidence.undecided == "warn" else "nothing is blessed",
+            "the measured change decides, with a caution"
+            if confidence.undecided == "warn"
+            else "the variant is not blessed",
         ),
     ]
     return [(what, str(value)) for what, value in rows if value]

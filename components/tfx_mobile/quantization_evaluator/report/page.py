@@ -86,24 +86,25 @@ def _sections(record: EvaluationRecord) -> list[_Section]:
     all_changes = forest.make_changes(record)
     all_strips = strips.make_strips(record)
     matrix = compatibility.make_matrix(record)
-    errors = [name for name in judgement.metric_names(record) if not judgement.is_count(name)][:_MOST_ERRORS]
+    errors = [name for name in judgement.metric_names(record) if not judgement.is_count(name)]
+    methods = judgement.methods(record.changes)
     slices = _slice_tables(record)
     weighed = [v for v in record.variants if v.file is not None and v.file.weights is not None]
     sections = [
         (True, _Section("verdicts", "Verdicts")),
         (True, _Section("variants", "All examples", {"table": overview.make_table(record)})),
         (bool(plots), _Section("pareto", "Size against quality", {"plots": plots})),
-        (
-            bool(all_changes),
-            _Section(
-                "changes", "Change by slice", {"all_changes": all_changes, "methods": judgement.methods(record.changes)}
-            ),
-        ),
+        (bool(all_changes), _Section("changes", "Change by slice", {"all_changes": all_changes, "methods": methods})),
         (record.production is not None, _Section("production", "Production")),
         (bool(all_strips), _Section("layers", "Error by layer", {"strips": all_strips, "rounding": strips.ROUNDING})),
         (matrix is not None, _Section("compatibility", "Compatibility", {"matrix": matrix})),
         (bool(record.fidelity), _Section("fidelity", "Fidelity")),
-        (bool(record.error_splits), _Section("errors", "Where the error comes from", {"errors": errors})),
+        (
+            bool(record.error_splits and errors),
+            _Section(
+                "errors", "Where the error comes from", {"errors": errors[:_MOST_ERRORS], "num_errors": len(errors)}
+            ),
+        ),
         (bool(slices), _Section("slices", "Metrics by slice", slices)),
         (record.latency is not None, _Section("latency", "Latency")),
         (bool(weighed), _Section("compression", "Compression", {"weighed": weighed})),

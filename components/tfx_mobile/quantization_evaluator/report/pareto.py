@@ -59,7 +59,7 @@ class Plot:
 
     Attributes:
         metric: The metric.
-        higher_is_better: Its direction, as far as the gate says so.
+        higher_is_better: Its direction; None if no limit on its change gives one.
         size_limit: Where the largest allowed size is, and its text; None without one, or far right of the plot.
         levels: The models compared with, and the limits that follow from them.
         bad: Top and height of what lies beyond the float model's limit; None without one.
@@ -69,7 +69,7 @@ class Plot:
     """
 
     metric: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     width: int
     height: int
     left: int
@@ -119,8 +119,7 @@ def make_plot(record: EvaluationRecord, width: int = WIDE) -> Plot | None:
     if all(0 <= value <= 1 for value in shown):  # a rate, as most quality metrics are: nothing lies beyond 0 and 1
         low, high = max(low, 0.0), min(high, 1.0)
     y_ticks = _ticks(low, high, 5)
-    digits = min(6, max(0, 1 - math.floor(math.log10(y_ticks[1] - y_ticks[0]))))
-    y_texts = [f"{tick:.{digits}f}" for tick in y_ticks]
+    y_texts = _texts(y_ticks)
     left = round(14 + max(map(len, y_texts)) * _CHARACTER)
 
     def x(value: float) -> float:
@@ -152,7 +151,7 @@ def make_plot(record: EvaluationRecord, width: int = WIDE) -> Plot | None:
     unit, factor = size_unit(x_ticks[-1])
     front = sorted(places[name] for name in values if costs[name].on_pareto_front)
     heights = [place[1] for place in front]
-    is_staircase = len(front) > 1 and heights == sorted(heights, reverse=higher_is_better)
+    is_staircase = len(front) > 1 and heights == sorted(heights, reverse=higher_is_better is not False)
     return Plot(
         metric=metric,
         higher_is_better=higher_is_better,
@@ -188,7 +187,7 @@ def make_plot(record: EvaluationRecord, width: int = WIDE) -> Plot | None:
     )
 
 
-def _references(record: EvaluationRecord, metric: str) -> tuple[list[tuple[str, float, str]], bool]:
+def _references(record: EvaluationRecord, metric: str) -> tuple[list[tuple[str, float, str]], bool | None]:
     """Horizontal lines as (kind, value, text), and whether higher is better."""
     found: list[tuple[str, float, str]] = []
     limited = [
@@ -196,7 +195,7 @@ def _references(record: EvaluationRecord, metric: str) -> tuple[list[tuple[str, 
         for change in record.changes
         if change.metric == metric and change.slice == OVERALL and change.higher_is_better is not None
     ]
-    higher_is_better = limited[0].higher_is_better is not False if limited else True
+    higher_is_better = limited[0].higher_is_better if limited else None
     models = {model.model: model for model in record.models}
     for reference, words, against in (
         (BASELINE, "float model", "float model"),
@@ -243,6 +242,11 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, last + 1)]
+
+
+def _texts(ticks: Sequence[float]) -> list[str]:
+    digits = 1 - math.floor(math.log10(ticks[1] - ticks[0]))
+    return [f"{tick:.{max(digits, 0)}f}" if -4 <= digits <= 6 else f"{tick:.3g}" for tick in ticks]
 
 
 def _place_levels(
