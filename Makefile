@@ -27,6 +27,7 @@ VENV := .venv$(if $(filter-out 1.16,$(LANE)),-$(LANE))
 PY := $(VENV)/bin/python
 UV := .tools/uv/bin/uv
 METADATA := .tools/metadata
+BROWSER := .tools/browser
 RUN := TF_CPP_MIN_LOG_LEVEL=3 $(PY) -W ignore::FutureWarning:google
 
 # The first interpreter of the wanted version among PATH, pyenv and uv. pyenv's shims exist for versions that are
@@ -43,12 +44,12 @@ find_python() { \
 }
 endef
 
-.PHONY: help setup demo test test-fast test-wheel test-1.21 check format lock bench clean
+.PHONY: help setup demo test test-fast test-report test-wheel test-1.21 check format lock bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-setup: $(VENV)/.complete $(METADATA)/.complete ## create the environment from the hash-pinned lock
+setup: $(VENV)/.complete $(METADATA)/.complete $(BROWSER)/.complete ## create the environment from the hash-pinned lock
 
 # uv lives in an environment of its own, so that the project's environment is exactly its lock.
 $(UV): requirements/uv.txt
@@ -85,12 +86,22 @@ $(METADATA)/.complete: requirements/metadata.txt | $(UV)
 	  -r requirements/metadata.txt; \
 	touch $@
 
+# Opens the report in a Chromium of the system. Apart, as only tests/browser needs it, and the driver is large.
+$(BROWSER)/.complete: requirements/browser.txt | $(UV)
+	@$(FIND_PYTHON); python=$$(find_python $(PYTHON_VERSION)); \
+	echo "Installing Playwright and axe-core (about 50 MB, once) ..."; \
+	rm -rf $(BROWSER); $(UV) venv --quiet --python "$$python" $(BROWSER); \
+	$(UV) pip install --quiet --python $(BROWSER) --require-hashes --no-deps --compile-bytecode \
+	  -r requirements/browser.txt; \
+	touch $@
+
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links
 lock: $(UV) ## compile the hash-pinned locks of both lanes from pyproject.toml
 	$(COMPILE) --python-version 3.10 -o requirements/uv.txt requirements/uv.in
 	$(COMPILE) --python-version 3.10 -o requirements/build.txt requirements/build.in
 	$(COMPILE) --python-version 3.10 -o requirements/compiler.txt requirements/compiler.in
 	$(COMPILE) --python-version 3.10 --no-deps -o requirements/metadata.txt requirements/metadata.in
+	$(COMPILE) --python-version 3.10 -o requirements/browser.txt requirements/browser.in
 	$(COMPILE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 --group dev -c requirements/lane-1.16.in -o requirements/tfx-1.16.txt pyproject.toml
 	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_39 --group dev -c requirements/lane-1.21.in -o requirements/tfx-1.21.txt pyproject.toml
 
@@ -102,6 +113,9 @@ test: setup ## the whole default suite
 
 test-fast: setup ## the suite without the tests that take minutes
 	@$(RUN) -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+test-report: setup ## the report in a real browser; says how to get one where there is none
+	@TFX_MOBILE_NEEDS_CHROMIUM=1 $(RUN) -m pytest -q tests/browser $(ARGS)
 
 # The wheel is what users get: its contract tests run against it, in an environment that cannot see this checkout.
 test-wheel: setup ## build the wheel, install it elsewhere and run the contract tests there

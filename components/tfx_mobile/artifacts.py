@@ -16,6 +16,7 @@ RECIPE_FILE = "recipe.json"
 RECORD_FILE = "record.json"
 BLESSING_FILE = "blessing.json"
 REPORT_FILE = "report.html"
+MODEL_CARD_FILE = "model_card.md"
 RELEASE_FILE = "release.json"
 RECEIPTS_FILE = "receipts.json"
 MODEL_FILE = "model.tflite"
@@ -56,7 +57,7 @@ class TFLiteVariants(Artifact):
 
 
 class TFLiteModel(Artifact):
-    """The blessed variant: `model.tflite`, `record.json`, and `golden.json` for an app to check itself.
+    """The blessed variant: `model.tflite`, `record.json`, `model_card.md`, and `golden.json` for an app to check itself.
 
     `golden.json` (GoldenVectors) is missing if no golden examples were asked for. Not blessed: only a `record.json`
     that says so.

@@ -108,8 +108,13 @@ def test_the_smallest_variant_that_passes_is_blessed(world, mixed):
     assert record.winner == winner
 
     folder = Path(outputs["blessed_model"].uri)
-    assert {path.name for path in folder.iterdir()} == {"model.tflite", "record.json", "golden.json"}
+    names = {"model.tflite", "record.json", "golden.json", "model_card.md"}
+    assert {path.name for path in folder.iterdir()} == names
     assert (folder / "model.tflite").read_bytes() == files[winner]
+    card = (folder / "model_card.md").read_text()
+    assert card.startswith(f"# Model card: {winner}\n")
+    assert sha256_of(files[winner]) in card
+    assert card == (Path(outputs["evaluation"].uri) / "model_card.md").read_text()
     blessed = BlessedModelRecord.read(folder / "record.json")
     assert blessed.blessed
     assert blessed.variant.name == winner
@@ -212,6 +217,7 @@ def test_nothing_is_blessed_when_no_variant_can_run(world, tmp_path):
     assert tfma.load_eval_result(outputs["evaluation"].uri).get_metrics_for_slice(())[ACCURACY]
     assert {path.name for path in Path(outputs["blessing"].uri).iterdir()} == {"blessing.json", "NOT_BLESSED"}
     assert {path.name for path in Path(outputs["blessed_model"].uri).iterdir()} == {"record.json"}
+    assert (Path(outputs["evaluation"].uri) / "model_card.md").read_text().startswith("# No model was blessed\n")
     assert not BlessedModelRecord.read(Path(outputs["blessed_model"].uri) / "record.json").blessed
     for key in ("blessing", "blessed_model"):
         assert outputs[key].get_int_custom_property("blessed") == 0

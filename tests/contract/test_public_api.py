@@ -114,4 +114,4 @@ def test_artifact_types_follow_the_rules_of_kubeflow(name):
 def test_the_distribution_is_typed_and_whole():
     files = importlib.resources.files("tfx_mobile")
     assert files.joinpath("py.typed").is_file()
-    assert files.joinpath("quantization_evaluator", "report.html.jinja").is_file()
+    assert files.joinpath("quantization_evaluator", "report", "templates", "page.html.jinja").is_file()

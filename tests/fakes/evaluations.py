@@ -19,7 +19,6 @@ from tfx_mobile.records import (
     TensorRecord,
     Variant,
     VariantManifest,
-    WeightsRecord,
     sha256_of,
 )
 
@@ -210,93 +209,3 @@ def eval_config(*, floor: float | None = None, drop: float | None = 0.05, slice_
         ],
     }
     return json_format.ParseDict(document, tfma.EvalConfig())
-
-
-def record(winner: str | None = "integer_only_int8", trained: str | None = None) -> Any:
-    """A plausible EvaluationRecord of seven variants; with `winner=None` none passes.
-
-    Args:
-        winner: The blessed variant.
-        trained: The variant whose ranges come from quantization-aware training, and whose weights are described.
-    """
-    from tfx_mobile.quantization_evaluator.gates import split_errors
-    from tfx_mobile.records import Budget, EvaluationRecord, ModelMetrics, Reason, SliceMetrics, Verdict
-
-    accuracy, entropy, count = "sparse_categorical_accuracy", "sparse_categorical_crossentropy", "example_count"
-    sizes_and_drops = {
-        "float32": (292_340, 0.0),
-        "float16": (148_212, 0.0),
-        "dynamic_range": (80_464, 0.0004),
-        "full_integer": (78_960, 0.002),
-        "integer_only_int8": (78_472, 0.0022),
-        "integer_only_uint8": (78_904, 0.13),
-    }
-    slices = ("overall", *(f"label:{label}" for label in range(10)))
-    crashed = Failure(
-        code="converter_crashed", message="The converter was killed by SIGABRT.", advice="Leave this recipe out."
-    )
-
-    def metrics(name: str, drop: float) -> ModelMetrics:
-        entries = []
-        for index, where in enumerate(slices):
-            here = drop * (4 if where == "label:8" else 1)
-            value = 0.9764 - 0.004 * (index % 4) - here
-            entries.append(
-                SliceMetrics(
-                    slice=where,
-                    metrics={accuracy: value, entropy: 0.0912 + here, count: 425.0 if not index else 42.0},
-                )
-            )
-        return ModelMetrics(model=name, slices=tuple(entries))
-
-    files = {name: Variant(recipe=recipe(name), path=f"{name}/model.tflite") for name in sizes_and_drops}
-    variants = []
-    for name, (size, _) in sizes_and_drops.items():
-        file = ModelFileRecord(sha256=sha256_of(name.encode()), size_bytes=size, gzip_bytes=size, signatures=(), ops=())
-        variant = files[name].model_copy(update={"file": file})
-        if name == trained:
-            weights = WeightsRecord(num_elements=72_000, num_zeros=50_400, max_distinct_values=16)
-            file = file.model_copy(update={"gzip_bytes": size // 2, "weights": weights})
-            variant = variant.model_copy(update={"file": file, "ranges_from": "training"})
-        variants.append(variant)
-    variants.append(Variant(recipe=recipe("int16x8"), failure=crashed))
-    reasons: dict[str, tuple[Reason, ...]] = {
-        "float32": (Reason(code="budget", message="The file has 292,340 bytes; required: <= 200,000.", value=292_340),),
-        "integer_only_uint8": tuple(
-            Reason(
-                code="threshold",
-                message=f"{accuracy} is 0.4524 {where} and 0.9724 for the float model, a change of -0.5200; required: "
-                "change >= -0.06.",
-                metric=accuracy,
-                slice=where,
-                value=-0.52,
-                limit="change >= -0.06",
-            )
-            for where in slices
-        ),
-        "int16x8": (Reason(code=crashed.code, message=f"{crashed.message} {crashed.advice}"),),
-    }
-    models_metrics = (
-        metrics("saved_model", 0.0),
-        *(metrics(name, drop) for name, (_, drop) in sizes_and_drops.items()),
-    )
-    failing = Reason(code="threshold", message=f"{accuracy} is 0.9 over all examples; required: >= 0.99.")
-    verdicts = []
-    for variant in variants:
-        own = reasons.get(variant.name, () if winner else (failing,))
-        sha256 = variant.file.sha256 if variant.file else None
-        verdicts.append(Verdict(variant=variant.name, sha256=sha256, passed=not own, reasons=own))
-    return EvaluationRecord(
-        source_sha256=SOURCE_SHA256,
-        variants=tuple(variants),
-        num_examples=425,
-        splits=("eval",),
-        models=models_metrics,
-        verdicts=tuple(verdicts),
-        objective={"size": 1.0},
-        budget=Budget(max_size_bytes=200_000),
-        winner=winner,
-        versions={"tfx-mobile": "0.1.0", "tensorflow-model-analysis": "0.47.1"},
-        gated_metrics=(accuracy,),
-        error_splits=split_errors(variants, models_metrics),
-    )

@@ -84,8 +84,8 @@ class QuantizationEvaluator(BaseBeamComponent):
     All parameters may be RuntimeParameters of ptype `str`, with JSON in them; their values are then checked when the
     component runs.
 
-    Component `outputs` contains `evaluation` (ModelEvaluation: TFMA's result files, `record.json` and `report.html`),
-    `blessing` (TFLiteBlessing) and `blessed_model` (TFLiteModel).
+    Component `outputs` contains `evaluation` (ModelEvaluation: TFMA's result files, `record.json`, `report.html` and
+    `model_card.md`), `blessing` (TFLiteBlessing) and `blessed_model` (TFLiteModel).
 
     Raises:
         EvalConfigError: A ValueError. A parameter is not valid, or no variant could ever fail.

@@ -390,13 +390,16 @@ def _write(
     document = record.to_json()
     winner = record.variant(record.winner) if record.winner is not None else None
     artifact_io.write_bytes(evaluation, artifacts.RECORD_FILE, document)
-    artifact_io.write_bytes(evaluation, artifacts.REPORT_FILE, report.render(record).encode())
+    artifact_io.write_bytes(evaluation, artifacts.REPORT_FILE, report.render_page(record).encode())
+    card = report.render_card(record).encode()
+    artifact_io.write_bytes(evaluation, artifacts.MODEL_CARD_FILE, card)
     for name, data in close.node_data.items():
         artifact_io.write_bytes(evaluation, artifacts.layers_path(name), canonical_json(data))
 
     if winner is not None:
         assert winner.file is not None  # noqa: S101 (it was judged)
         artifact_io.write_bytes(blessed_model, artifacts.MODEL_FILE, _read_judged(variants, winner))
+        artifact_io.write_bytes(blessed_model, artifacts.MODEL_CARD_FILE, card)
         if close.golden is not None:
             artifact_io.write_bytes(blessed_model, artifacts.GOLDEN_FILE, close.golden.to_json())
         blessed_model.set_int_custom_property(artifacts.SIZE_BYTES, winner.file.size_bytes)

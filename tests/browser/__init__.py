@@ -1,0 +1,1 @@
+"""What is written for people, opened in a real browser."""
