@@ -57,7 +57,7 @@ class TFLiteVariants(Artifact):
 
 
 class TFLiteModel(Artifact):
-    """The blessed variant: `model.tflite`, `record.json`, `model_card.md`, and `golden.json` for an app to check itself.
+    """The blessed variant: `model.tflite`, `record.json`, `model_card.md`, and `golden.json` for apps to check.
 
     `golden.json` (GoldenVectors) is missing if no golden examples were asked for. Not blessed: only a `record.json`
     that says so.
