@@ -102,7 +102,7 @@ class Executor(BaseBeamExecutor):
         files = {split: artifact_io.split_files(examples, split, choose, EvaluationError) for split in splits}
 
         # These import TFMA, tfx.components through the stock Evaluator; pipelines are defined without.
-        from tfx.components.util import tfxio_utils
+        from tfx.components.util import examples_utils, tfxio_utils
 
         from tfx_mobile.quantization_evaluator import evaluation
 
@@ -127,7 +127,8 @@ class Executor(BaseBeamExecutor):
             runnable = [v for v in manifest.converted() if v.name not in failures]
             measurement = evaluation.measure(
                 self._make_beam_pipeline,
-                [make_source(paths).BeamSource() for paths in files.values()],
+                # By pattern: a source of many files keeps all raw examples in memory where Beam runs in one process.
+                [make_source(examples_utils.get_split_file_patterns(examples, split)).BeamSource() for split in splits],
                 baseline,
                 [_variant_file(variants.uri, variant, manifest) for variant in runnable],
                 config,
