@@ -116,7 +116,7 @@ class Executor(BaseBeamExecutor):
         files = {split: artifact_io.split_files(examples, split, choose, EvaluationError) for split in given.splits}
 
         # These import TFMA, tfx.components through the stock Evaluator, SciPy; pipelines are defined without.
-        from tfx.components.util import tfxio_utils
+        from tfx.components.util import examples_utils, tfxio_utils
 
         from tfx_mobile.quantization_evaluator import evaluation, judgement
 
@@ -144,7 +144,8 @@ class Executor(BaseBeamExecutor):
             production, released = _find_production(given.production, manifest, first_rows, released_uri)
             measurement = evaluation.measure(
                 self._make_beam_pipeline,
-                [make_source(paths).BeamSource() for paths in files.values()],
+                # By pattern: a source of many files keeps all raw examples in memory where Beam runs in one process.
+                [make_source(examples_utils.get_split_file_patterns(examples, s)).BeamSource() for s in given.splits],
                 baseline,
                 [_variant_file(variants.uri, variant, manifest) for variant in runnable],
                 given.eval_config,
