@@ -12,6 +12,7 @@ from tests.fakes import evaluations
 from tests.fakes.changes import ACCURACY, drop, eval_config, missed_by_tfma, models_of, sample, slice_key
 from tfx_mobile.quantization_evaluator import thresholds
 from tfx_mobile.quantization_evaluator.changes import compare
+from tfx_mobile.quantization_evaluator.costs import Measured
 from tfx_mobile.quantization_evaluator.gates import judge
 from tfx_mobile.quantization_evaluator.reasons import find
 from tfx_mobile.records import Budget, Confidence
@@ -50,6 +51,8 @@ def judged(samples, config=None, models=None, missed=None, **confidence):
         not_finite={},
         num_examples=500,
         budget=Budget(),
+        measured=Measured(ran=frozenset({"int8"})),
+        undecided=confidence.undecided,
     )
     assert verdict.passed == (not verdict.reasons)
     return verdict, comparison.changes
