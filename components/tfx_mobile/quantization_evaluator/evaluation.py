@@ -1,29 +1,39 @@
-"""The Beam pass: every model on every example once, then TFMA's own metrics, slices, validation and result files."""
+"""The Beam pass: every model on every example once, then TFMA's metrics and slices, its validation and result files."""
 
 from __future__ import annotations
 
+import base64
+import json
 import math
+import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import tensorflow_model_analysis as tfma
 from absl import logging
 from tensorflow_model_analysis.extractors.sql_slice_key_extractor import SqlSliceKeyExtractor
 
 from tfx_mobile.errors import EvaluationError, TFXMobileError
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
-from tfx_mobile.quantization_evaluator.gates import Rejection, metric_in_words, rejections, slice_in_words
+from tfx_mobile.quantization_evaluator.gates import Rejection, metric_in_words, metrics_on, rejections, slice_in_words
+from tfx_mobile.quantization_evaluator.paired import PairedSample
 from tfx_mobile.quantization_evaluator.predict import FloatModel, Models, Transform, VariantFile, not_finite_rows
+from tfx_mobile.quantization_evaluator.vectorized import bootstrap
+from tfx_mobile.quantization_evaluator.vectorized.evaluator import vectorized_evaluator
+from tfx_mobile.quantization_evaluator.vectorized.plan import Plan, make_plan
 from tfx_mobile.records import ModelMetrics, SliceMetrics, TensorRecord
 
 BASELINE = eval_configs.BASELINE
+PRODUCTION = "production"
 RAW_RECORD_COLUMN = tfma.ARROW_INPUT_COLUMN
 _NAMESPACE = "tfx_mobile"
 _EXAMPLES = "examples"
 _NOT_FINITE = "not_finite"
+_PAIRED = "paired_samples"  # a folder, for the time of the pass
 _PEEK = 100
 
 
@@ -36,12 +46,15 @@ class Measurement:
         models: Metrics, the baseline's first.
         rejections: Thresholds that were missed, by variant.
         not_finite: By variant, the number of examples with a NaN or infinite output where the baseline's is finite.
+        paired: What is known of the change of each metric with a change threshold, by variant, reference, metric and
+            slice, in that order.
     """
 
     num_examples: int
     models: tuple[ModelMetrics, ...]
     rejections: Mapping[str, tuple[Rejection, ...]]
     not_finite: Mapping[str, int]
+    paired: tuple[PairedSample, ...] = ()
 
 
 def find_transform(
@@ -165,6 +178,9 @@ def measure(
     config: Any,
     output_path: str,
     transform: Transform | None = None,
+    *,
+    paired_metrics: Collection[str] = (),
+    replicates: int = bootstrap.REPLICATES,
 ) -> Measurement:
     """Scores all models in one pass and writes TFMA's result files.
 
@@ -176,6 +192,8 @@ def measure(
         config: The user's tfma.EvalConfig.
         output_path: Where TFMA writes.
         transform: What is applied to the examples before the models get them.
+        paired_metrics: Metrics, in words, to give paired samples of besides those with a change threshold.
+        replicates: Of the paired bootstrap.
 
     Raises:
         EvaluationError: A model cannot be fed or scored.
@@ -197,9 +215,14 @@ def measure(
             stage_name="ExtractPredictions", ptransform=beam.ParDo(_Predict(baseline, variants, transform))
         ),
         *([SqlSliceKeyExtractor(expanded)] if any(spec.slice_keys_sql for spec in config.slicing_specs) else []),
-        tfma.extractors.UnbatchExtractor(),
-        tfma.extractors.SliceKeyExtractor(eval_config=expanded),
     ]
+    models = [BASELINE, *names]
+    references = [name for name in (BASELINE, PRODUCTION) if name in models]
+    plan = make_plan(expanded, models, references, paired_metrics)
+    if plan.reasons:
+        reasons = ", ".join(f"{metric} ({reason})" for metric, reason in plan.reasons.items())
+        logging.info("Computed example by example, by TFMA itself, which takes longer: %s.", reasons)
+    paired_uri = posixpath.join(output_path, _PAIRED)
     try:
         with make_pipeline() as pipeline:
             batches = [pipeline | f"Read[{index}]" >> source for index, source in enumerate(sources)]
@@ -211,6 +234,9 @@ def measure(
                     eval_config=expanded,
                     eval_shared_model=shared if names else shared[0],
                     extractors=extractors,
+                    evaluators=[
+                        vectorized_evaluator(plan, expanded, shared, posixpath.join(paired_uri, "slices"), replicates)
+                    ],
                     output_path=output_path,
                 )
             )
@@ -222,11 +248,13 @@ def measure(
             "several outputs needs output_names in metrics_specs) and the labels."
         ) from error
     counters = _counters(pipeline.result)
+    metrics = _read_metrics(output_path, models)
     return Measurement(
         num_examples=counters.get(_EXAMPLES, 0),
-        models=_read_metrics(output_path, [BASELINE, *names]),
+        models=metrics,
         rejections=rejections(tfma.load_validation_result(output_path), names) if names else {},
         not_finite={name: counters.get(f"{_NOT_FINITE}/{name}", 0) for name in names},
+        paired=_read_paired(paired_uri, plan, metrics) if plan.comparisons else (),
     )
 
 
@@ -299,3 +327,42 @@ def _read_metrics(output_path: str, models: Sequence[str]) -> tuple[ModelMetrics
         ModelMetrics(model=name, slices=tuple(metrics for _, metrics in sorted(slices[name], key=lambda item: item[0])))
         for name in models
     )
+
+
+def _read_paired(uri: str, plan: Plan, metrics: Sequence[ModelMetrics]) -> tuple[PairedSample, ...]:
+    """Reads the paired samples that the pass wrote, and deletes them."""
+    import tensorflow as tf
+    from tfx.dsl.io import fileio
+
+    files = sorted(fileio.glob(posixpath.join(uri, "*")))
+    records = map(json.loads, tf.data.TFRecordDataset(files).as_numpy_iterator()) if files else ()
+    by_slice = {record["slice"]: record for record in records}
+    by_model = {model.model: model for model in metrics}
+    places = [entry.slice for entry in metrics[0].slices if entry.slice in by_slice]
+
+    def value(given: float | None, model: str, metric: str, place: str) -> float:
+        found = metrics_on(by_model[model], place).get(metric) if given is None else given
+        return math.nan if found is None else found
+
+    samples = []
+    for index, one in enumerate(plan.comparisons):
+        for place in places:
+            found = by_slice[place]["samples"][index]
+            replicates = found.get("replicates")
+            samples.append(
+                PairedSample(
+                    variant=one.variant,
+                    reference=one.reference,
+                    metric=one.words,
+                    slice=place,
+                    num_examples=by_slice[place]["num_examples"],
+                    value=value(found.get("value"), one.variant, one.words, place),
+                    reference_value=value(found.get("reference_value"), one.reference, one.words, place),
+                    gained=found.get("gained"),
+                    lost=found.get("lost"),
+                    replicates=None if replicates is None else np.frombuffer(base64.b64decode(replicates), "<f8"),
+                )
+            )
+    if fileio.exists(uri):
+        fileio.rmtree(uri)
+    return tuple(samples)

@@ -1,0 +1,10 @@
+"""Metrics, slices and paired samples of whole batches of predictions, equal to TFMA's.
+
+* `rows`: labels, predictions and weights of a batch as arrays.
+* `statistics`: what TFMA's combiners sum up per example, as columns.
+* `plan`: which metrics of an EvalConfig have statistics, and which TFMA has to compute itself.
+* `slices`: which rows belong to which slice.
+* `bootstrap`: weights for the paired bootstrap.
+* `state`: what is known of one slice, and how two such states add up.
+* `evaluator`: the Beam step that takes TFMA's evaluator's place.
+"""
