@@ -15,7 +15,7 @@ from tensorflow_model_analysis.api import types
 from tensorflow_model_analysis.metrics import metric_specs, metric_types
 
 from tfx_mobile.quantization_evaluator.gates import metric_in_words
-from tfx_mobile.quantization_evaluator.vectorized import statistics
+from tfx_mobile.quantization_evaluator.vectorized import histograms, statistics
 from tfx_mobile.quantization_evaluator.vectorized.rows import Columns
 from tfx_mobile.quantization_evaluator.vectorized.state import State
 from tfx_mobile.quantization_evaluator.vectorized.statistics import Histogram, Statistic
@@ -149,7 +149,7 @@ class Plan:
             else:
                 values.update(one.result(state.sums[self.columns[number]]))
         for computation in derived:
-            values.update(computation.result(values))
+            values.update(_result(computation, values))
         return values
 
     def _replicated_change(self, metric: Metric, reference: Metric, state: State) -> Array | None:
@@ -170,7 +170,7 @@ class Plan:
             for index, sums in enumerate(replicates):
                 made = one.result(sums)
                 for computation in metric.derived:
-                    made.update(computation.result(made))
+                    made.update(_result(computation, made))
                 values[index] = _number(made[metric.key])
         return values
 
@@ -227,40 +227,47 @@ def _add(plan: Plan, single: Any, config: Any, known: dict[Any, int]) -> str:
     derived: dict[tuple[Any, ...], list[Any]] = {}
     found: dict[tuple[Any, ...], dict[Any, Statistic]] = {}
     for computation in metric_specs.to_computations([single], eval_config=config):
-        key = computation.keys[0]
-        group = (key.model_name, key.output_name, key.example_weighted)
+        by_group: dict[tuple[Any, ...], list[Any]] = {}
+        for key in computation.keys:
+            by_group.setdefault((key.model_name, key.output_name, bool(key.example_weighted)), []).append(key)
         if type(computation) is metric_types.DerivedMetricComputation:
-            derived.setdefault(group, []).append(computation)
-        elif type(computation) is not metric_types.MetricComputation:
+            derived.setdefault(next(iter(by_group)), []).append(computation)
+            continue
+        if type(computation) is not metric_types.MetricComputation:
             return "it is computed across slices"
-        else:
-            columns = Columns(key.model_name, key.output_name, bool(key.example_weighted), label_key, prediction_key)
+        # Keras's metrics of several outputs are one computation.
+        for group, keys in by_group.items():
+            columns = Columns(*group, label_key, prediction_key)
             make_metric = functools.partial(_make_metric, metric_config.SerializeToString())
-            one = statistics.statistic(computation, metric, columns, make_metric)
-            if one is None or any(_is_of_its_own_kind(key) for key in computation.keys):
+            one = statistics.statistic(computation, tuple(keys), metric, columns, make_metric)
+            if one is None or any(map(_is_of_its_own_kind, keys)):
                 return _NO_PATH
-            found.setdefault(group, {})[computation] = one
+            found.setdefault(group, {})[computation, group] = one
     if any(_is_of_its_own_kind(key) for group in derived.values() for one in group for key in one.keys):
         return _NO_PATH
     if set(derived) - set(found):
         return _NO_PATH
-    for group, by_computation in found.items():
-        for computation, one in by_computation.items():
-            if computation not in known:
-                known[computation] = len(plan.statistics)
+    for group, parts_of in found.items():
+        for identity, one in parts_of.items():
+            if identity not in known:
+                known[identity] = len(plan.statistics)
                 plan.statistics.append(one)
-        numbers = tuple(known[computation] for computation in by_computation)
+        numbers = tuple(known[identity] for identity in parts_of)
         parts = [plan.statistics[number] for number in numbers]
-        plan.derived += [c for c in derived.get(group, ()) if c not in plan.derived]
-        for computation in (*by_computation, *derived.get(group, ())):
-            for key in computation.keys:
+        made = derived.get(group, [])
+        for one in parts:
+            if isinstance(one, Histogram):
+                made = [histograms.replace(computation, one.keys[0]) for computation in made]
+        plan.derived += [computation for computation in made if computation not in plan.derived]
+        for keyed in (*parts_of.values(), *made):
+            for key in keyed.keys:
                 if not statistics.is_private(key):
                     plan.metrics[key] = Metric(
                         key=key,
                         statistics=numbers,
-                        derived=tuple(derived.get(group, ())),
+                        derived=tuple(made),
                         zero_or_one=_scores(metric, parts),
-                        replicable=_is_replicable(metric, parts, derived.get(group)),
+                        replicable=len(parts) == 1 and not isinstance(parts[0], Histogram),
                     )
     return ""
 
@@ -302,13 +309,6 @@ def _scores(metric: Any, parts: Sequence[Statistic]) -> bool:
     return isinstance(one, statistics.KerasMean)
 
 
-def _is_replicable(metric: Any, parts: Sequence[Statistic], derived: Any) -> bool:
-    if len(parts) > 1 or isinstance(parts[0], Histogram):
-        return False
-    # What Keras derives takes milliseconds each time.
-    return not derived or isinstance(metric, metric_types.Metric)
-
-
 def _is_of_its_own_kind(key: Any) -> bool:
     """Whether a key is of a class or of an average of classes, or of a plot."""
     if key.sub_key is not None or key.aggregation_type is not None:
@@ -339,6 +339,17 @@ def _add_comparisons(
                     column = plan.width
                     plan.width += 2
                 plan.comparisons.append(Comparison(variant, reference, words, own, other, column))
+
+
+def _result(computation: Any, values: Any) -> dict[Any, Any]:
+    """What TFMA derives; NaN where it divides by zero, which would stop its own run."""
+    try:
+        result: dict[Any, Any] = computation.result(values)
+    except (ArithmeticError, ValueError):
+        if any(statistics.is_private(key) for key in computation.keys):
+            raise
+        return dict.fromkeys(computation.keys, float("nan"))
+    return result
 
 
 def _has_difference(value: Any) -> bool:

@@ -380,16 +380,18 @@ def _logarithmic(label: Array, prediction: Array) -> Array:
     return np.abs(np.log(label + 1) - np.log(prediction + 1)).astype(np.float64) ** 2
 
 
-def statistic(computation: Any, metric: Any, columns: Columns, make_metric: Callable[[], Any]) -> Statistic | None:
+def statistic(
+    computation: Any, keys: tuple[Any, ...], metric: Any, columns: Columns, make_metric: Callable[[], Any]
+) -> Statistic | None:
     """The statistic that gives what a TFMA MetricComputation gives; None if there is none.
 
     Args:
         computation: The metric_types.MetricComputation of a single metric.
+        keys: Those of its keys that are of one model and output.
         metric: The metric it is of, a Keras or TFMA metric.
         columns: Where its input is found.
         make_metric: Makes `metric` again on a worker.
     """
-    keys = tuple(computation.keys)
     combiner = computation.combiner
     name = type(combiner).__name__
     facts = vars(combiner)
