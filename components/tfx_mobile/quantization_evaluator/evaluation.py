@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 import apache_beam as beam
 import numpy as np
@@ -352,7 +352,7 @@ def _read_paired(uri: str, plan: Plan, metrics: Sequence[ModelMetrics]) -> tuple
             samples.append(
                 PairedSample(
                     variant=one.variant,
-                    reference=one.reference,
+                    reference=cast(Literal["saved_model", "production"], one.reference),
                     metric=one.words,
                     slice=place,
                     num_examples=by_slice[place]["num_examples"],

@@ -39,7 +39,8 @@ def poisson_weights(example_hashes: npt.NDArray[np.uint64], replicates: int) -> 
         words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         words ^= words >> np.uint64(31)
     draws = words.astype("<u8", copy=False).view("<u2")[:, :replicates]
-    return _POISSON[draws]
+    weights: npt.NDArray[np.uint8] = _POISSON[draws]
+    return weights
 
 
 def _poisson_table() -> npt.NDArray[Any]:

@@ -55,7 +55,7 @@ def vectorized_evaluator(
     )
 
 
-class _Evaluate(beam.PTransform):  # type: ignore[misc]
+class _Evaluate(beam.PTransform):
     def __init__(self, plan: Plan, config: Any, shared_models: Any, paired_path: str, replicates: int) -> None:
         super().__init__()
         self._plan = plan
@@ -111,7 +111,7 @@ class _Part:
         self.count = count
 
 
-class _SumUpRows(beam.DoFn):  # type: ignore[misc]
+class _SumUpRows(beam.DoFn):
     """From batches of extracts to states by slice."""
 
     def __init__(self, plan: Plan, config: Any, replicates: int) -> None:

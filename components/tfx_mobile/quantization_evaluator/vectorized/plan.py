@@ -224,10 +224,10 @@ def _add(plan: Plan, single: Any, config: Any, known: dict[Any, int]) -> str:
     metric_config = single.metrics[0]
     metric = metric_specs.metric_instance(metric_config)
     label_key, prediction_key = config.model_specs[0].label_key, config.model_specs[0].prediction_key
-    derived: dict[tuple[Any, ...], list[Any]] = {}
-    found: dict[tuple[Any, ...], dict[Any, Statistic]] = {}
+    derived: dict[tuple[str, str, bool], list[Any]] = {}
+    found: dict[tuple[str, str, bool], dict[Any, Statistic]] = {}
     for computation in metric_specs.to_computations([single], eval_config=config):
-        by_group: dict[tuple[Any, ...], list[Any]] = {}
+        by_group: dict[tuple[str, str, bool], list[Any]] = {}
         for key in computation.keys:
             by_group.setdefault((key.model_name, key.output_name, bool(key.example_weighted)), []).append(key)
         if type(computation) is metric_types.DerivedMetricComputation:

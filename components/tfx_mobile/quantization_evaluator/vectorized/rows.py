@@ -170,11 +170,12 @@ def _names(values: Any) -> str:
 def _squeeze(values: Array) -> Array:
     row = values.shape[1:]
     kept = row if len(row) < 2 else tuple(size for size in row if size != 1)
-    return values.reshape(len(values), *(kept or (1,)))
+    squeezed: Array = values.reshape(len(values), *(kept or (1,)))
+    return squeezed
 
 
 def _one_hot(labels: Array, classes: int) -> Array:
     numbers = labels.astype(np.float64)
-    one_hot = (numbers == np.arange(classes)).astype(np.float64)
+    one_hot: Array = (numbers == np.arange(classes)).astype(np.float64)
     one_hot[((numbers < -1) | (numbers >= classes) | np.isnan(numbers))[..., 0]] = np.nan
     return one_hot

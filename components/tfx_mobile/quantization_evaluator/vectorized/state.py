@@ -57,7 +57,7 @@ def add_up(buckets: Array, values: Array) -> Buckets:
     return found, np.stack(sums, axis=1)
 
 
-class AddStates(beam.CombineFn):  # type: ignore[misc]
+class AddStates(beam.CombineFn):
     """Adds up the states of a slice."""
 
     @override

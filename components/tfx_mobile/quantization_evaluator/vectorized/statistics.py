@@ -69,7 +69,8 @@ class ExampleCount(Statistic):
 
     @override
     def rows(self, batch: RowBatch) -> Array:
-        return batch.weights(self.columns).sum(axis=1, keepdims=True)
+        counts: Array = batch.weights(self.columns).sum(axis=1, keepdims=True)
+        return counts
 
     @override
     def value(self, sums: Array) -> Any:
@@ -200,7 +201,8 @@ class CrossEntropy(WeightedMean):
             values = np.maximum(prediction, 0) - prediction * label + np.log(1 + np.exp(-np.abs(prediction)))
         else:
             values = -label * np.log(prediction) - (1 - label) * np.log(1 - prediction)
-        return values.reshape(len(values), -1).mean(axis=1, dtype=np.float64)
+        means: Array = values.reshape(len(values), -1).mean(axis=1, dtype=np.float64)
+        return means
 
     def _categorical_entropies(self, label: Array, prediction: Array) -> Array:
         label = label * (1.0 - self._label_smoothing) + self._label_smoothing / prediction.shape[1]
@@ -209,8 +211,9 @@ class CrossEntropy(WeightedMean):
         flat = prediction.reshape(len(prediction), -1)
         shares = (flat / flat.sum(axis=1, keepdims=True)).reshape(prediction.shape)
         # Masked where there is no logarithm, and left out of the sum, as in TFMA.
-        products = np.ma.filled(np.multiply(label, np.ma.log(shares)), 0)
-        return -products.reshape(len(products), -1).sum(axis=1, dtype=np.float64)
+        products: Array = np.multiply(label, np.ma.log(shares)).filled(0)  # type: ignore[attr-defined]
+        sums: Array = products.reshape(len(products), -1).sum(axis=1, dtype=np.float64)
+        return -sums
 
 
 class LabelsAndPredictions(Statistic):
@@ -345,39 +348,35 @@ class Histogram(Statistic):
         return dict.fromkeys(self.keys, found)
 
     def _bad(self, label: Array, prediction: Array) -> Array:
-        bad = np.isnan(prediction) | np.isnan(label)
-        return bad | (label < 0) | (label > 1) if self._fractional_labels else bad
+        bad: Array = np.isnan(prediction) | np.isnan(label)
+        if self._fractional_labels:
+            bad |= (label < 0) | (label > 1)
+        return bad
 
 
-_ERRORS: dict[str, Callable[[Array, Array], Array]] = {}
-
-
-def _error(name: str) -> Callable[[Callable[[Array, Array], Array]], Callable[[Array, Array], Array]]:
-    def register(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
-        _ERRORS[name] = function
-        return function
-
-    return register
-
-
-@_error("_MeanAbsoluteErrorCombiner")
-def _absolute(label: Array, prediction: Array) -> Array:
+def _absolute_error(label: Array, prediction: Array) -> Any:
     return np.abs(label - prediction)
 
 
-@_error("_MeanSquaredErrorCombiner")
-def _squared(label: Array, prediction: Array) -> Array:
+def _squared_error(label: Array, prediction: Array) -> Any:
     return np.abs(label - prediction).astype(np.float64) ** 2
 
 
-@_error("_MeanAbsolutePercentageErrorCombiner")
-def _percentage(label: Array, prediction: Array) -> Array:
+def _percentage_error(label: Array, prediction: Array) -> Any:
     return np.where(label == 0, np.nan, 100 * np.abs((label - prediction) / label).astype(np.float64))
 
 
-@_error("_MeanSquaredLogarithmicErrorCombiner")
-def _logarithmic(label: Array, prediction: Array) -> Array:
+def _squared_logarithmic_error(label: Array, prediction: Array) -> Any:
     return np.abs(np.log(label + 1) - np.log(prediction + 1)).astype(np.float64) ** 2
+
+
+# By TFMA's combiner. Where TFMA computes in the type of labels and predictions, so do these.
+_ERRORS: dict[str, Callable[[Array, Array], Any]] = {
+    "_MeanAbsoluteErrorCombiner": _absolute_error,
+    "_MeanSquaredErrorCombiner": _squared_error,
+    "_MeanAbsolutePercentageErrorCombiner": _percentage_error,
+    "_MeanSquaredLogarithmicErrorCombiner": _squared_logarithmic_error,
+}
 
 
 def statistic(
@@ -470,7 +469,7 @@ def _averaged_values(metric: Any) -> Callable[[Array, Array], Any]:
     import tensorflow as tf
     from tensorflow_model_analysis.utils.keras_lib import tf_keras
 
-    class Capture(tf_keras.metrics.Mean):  # type: ignore[misc]
+    class Capture(tf_keras.metrics.Mean):
         def update_state(self, values: Any, sample_weight: Any = None) -> None:
             del sample_weight
             self.captured = values
