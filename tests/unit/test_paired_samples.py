@@ -275,6 +275,23 @@ def test_without_a_fallback_nothing_is_taken_apart(config, tmp_path, monkeypatch
     assert len(found) == 4
 
 
+def test_slices_that_tfmas_sql_extractor_found_are_taken():
+    import tensorflow_model_analysis as tfma
+    from tensorflow_model_analysis.api import types
+    from tensorflow_model_analysis.slicer import slicer_lib
+
+    from tfx_mobile.quantization_evaluator.vectorized.slices import Slicer
+
+    big, odd = (("size", "big"),), (("parity", "odd"),)
+    keys = [[big], [], [big, odd], [odd]]
+    rows = [slicer_lib.slice_keys_to_numpy_array(some) for some in keys]
+    batch = {**extracts(sizes=(4,))[0], tfma.SLICE_KEY_TYPES_KEY: types.VarLenTensorValue.from_dense_rows(rows)}
+    slicer = Slicer(batches.eval_config(["ExampleCount"], [{"slice_keys_sql": "SELECT ..."}]))
+    found = {(row, slicer.keys[number]) for row, number in zip(*slicer.slice_rows(batch, 4), strict=True)}
+    # As TFMA has it, a SlicingSpec of SQL is also one of everything.
+    assert found == {*((row, ()) for row in range(4)), *((row, key) for row, some in enumerate(keys) for key in some)}
+
+
 def test_small_slices_are_left_out_as_in_tfma(tmp_path):
     config = batches.eval_config(["ExampleCount"], SLICES)
     counts = {name: int((GROUPS[:, 0] == name.encode()).sum()) for name in ("red", "green", "blue")}

@@ -121,7 +121,8 @@ class KerasMean(WeightedMean):
     @override
     def setup(self) -> None:
         if self._average is None:
-            self._average = _averaged_values(self._make_metric())
+            # In single precision a value would depend on its place in the batch, in the last digit.
+            self._average = _averaged_values(self._make_metric(), None if self._scores_classes else "float64")
 
     def values(self, batch: RowBatch) -> Array:
         """What Keras averages: float64 [rows] or [rows, positions]."""
@@ -464,8 +465,13 @@ def _keras_mean(
     )
 
 
-def _averaged_values(metric: Any) -> Callable[[Array, Array], Any]:
-    """The function of labels and predictions whose values the metric averages."""
+def _averaged_values(metric: Any, dtype: str | None) -> Callable[[Array, Array], Any]:
+    """The function of labels and predictions whose values the metric averages.
+
+    Args:
+        metric: A Keras metric.
+        dtype: What to compute in; None for the metric's own.
+    """
     import tensorflow as tf
     from tensorflow_model_analysis.utils.keras_lib import tf_keras
 
@@ -477,7 +483,7 @@ def _averaged_values(metric: Any) -> Callable[[Array, Array], Any]:
     # The metric's own update_state computes the values and hands them to the next class, which is Capture. It is called
     # without the wrappers that Keras puts around it for graphs, which cost more than the computation.
     kind: Any = type(type(metric).__name__, (type(metric), Capture), {})
-    captor = kind.from_config(metric.get_config())
+    captor = kind.from_config({**metric.get_config(), **({"dtype": dtype} if dtype else {})})
     update = tf.autograph.experimental.do_not_convert(type(metric).update_state)
 
     def values(label: Array, prediction: Array) -> Any:
