@@ -73,7 +73,8 @@ class _Evaluate(beam.PTransform):
         )
         if (smallest := config.options.min_slice_size.value) > 1:
             states |= "DropSmallSlices" >> beam.Filter(_is_large, smallest)
-        metrics = states | "ComputeMetrics" >> beam.MapTuple(lambda key, state: (key, plan.values(state)))
+        computed = states | "ComputeMetrics" >> beam.MapTuple(lambda key, state: (key, state, plan.values(state)))
+        metrics = computed | "Metrics" >> beam.MapTuple(lambda key, _, values: (key, values))
         nothing = metrics | "NoPlots" >> beam.MapTuple(lambda key, _: (key, {}))
         results = {tfma.METRICS_KEY: [metrics], tfma.PLOTS_KEY: [nothing], tfma.ATTRIBUTIONS_KEY: [nothing]}
         if plan.fallback is not None:
@@ -85,8 +86,8 @@ class _Evaluate(beam.PTransform):
         )
         if plan.comparisons:
             _ = (
-                states
-                | "ComparePairs" >> beam.MapTuple(lambda key, state: _paired_record(key, state, plan))
+                computed
+                | "ComparePairs" >> beam.Map(_paired_record, plan)
                 | "WritePairs" >> beam.io.WriteToTFRecord(self._paired_path)
             )
         return dict(combined)
@@ -248,8 +249,9 @@ def _is_large(keyed: tuple[SliceKey, State], smallest: int) -> bool:
     return keyed[1].num_examples >= smallest
 
 
-def _paired_record(key: SliceKey, state: State, plan: Plan) -> bytes:
+def _paired_record(computed: tuple[SliceKey, State, dict[Any, Any]], plan: Plan) -> bytes:
+    key, state, values = computed
     message = metrics_for_slice_pb2.MetricsForSlice(slice_key=slicer_lib.serialize_slice_key(key))
     words, _ = slice_in_words(message)
-    record = {"slice": words, "num_examples": state.num_examples, "samples": plan.samples(state)}
+    record = {"slice": words, "num_examples": state.num_examples, "samples": plan.samples(state, values)}
     return json.dumps(record).encode()

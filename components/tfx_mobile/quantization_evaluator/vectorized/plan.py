@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,8 +102,15 @@ class Plan:
 
     def values(self, state: State) -> dict[Any, Any]:
         """All values of a slice by MetricKey, and the differences to the baseline as TFMA has them."""
+        values: dict[Any, Any] = {}
         with np.errstate(all="ignore"):
-            values = self._derive(range(len(self.statistics)), self.derived, state)
+            for number, one in enumerate(self.statistics):
+                if isinstance(one, Histogram):
+                    values.update(one.histogram(*state.buckets[number]))
+                else:
+                    values.update(one.result(state.sums[self.columns[number]]))
+            for computation in self.derived:
+                values.update(_result(computation, values))
         undefined = {n for n in self.histograms() if np.isnan(state.sums[self.columns[n]]).any()}
         for key, metric in self.metrics.items():
             if undefined.intersection(metric.statistics):
@@ -118,43 +125,38 @@ class Plan:
                 differences[key.make_diff_key()] = value - baseline
         return found | differences
 
-    def samples(self, state: State) -> list[dict[str, Any]]:
-        """The comparisons of a slice, as JSON: the fields of a PairedSample that are known here."""
-        values = self.values(state)
+    def samples(self, state: State, values: Mapping[Any, Any]) -> list[dict[str, Any]]:
+        """The comparisons of a slice, as JSON: the fields of a PairedSample that are known here.
+
+        Args:
+            state: The slice's state.
+            values: Its values, as in `values`.
+        """
+        replicated: dict[Any, Array | None] = {}
         found = []
         for one in self.comparisons:
             sample: dict[str, Any] = {"variant": one.variant, "reference": one.reference, "metric": one.words}
-            if one.metric is not None and one.reference_metric is not None:
-                sample["value"] = _number(values.get(one.metric.key))
-                sample["reference_value"] = _number(values.get(one.reference_metric.key))
-                gained_and_lost = state.sums[one.column : one.column + 2] if one.column is not None else None
-                if gained_and_lost is not None and not np.isnan(gained_and_lost).any():
-                    sample["gained"], sample["lost"] = map(int, gained_and_lost)
-                elif (change := self._replicated_change(one.metric, one.reference_metric, state)) is not None:
-                    sample["replicates"] = base64.b64encode(change.astype("<f8").tobytes()).decode()
             found.append(sample)
+            if one.metric is None or one.reference_metric is None:
+                continue
+            sample["value"] = _number(values.get(one.metric.key))
+            sample["reference_value"] = _number(values.get(one.reference_metric.key))
+            gained_and_lost = np.full(2, np.nan) if one.column is None else state.sums[one.column : one.column + 2]
+            if not np.isnan(gained_and_lost).any():
+                sample["gained"], sample["lost"] = map(int, gained_and_lost)
+                continue
+            for metric in (one.metric, one.reference_metric):
+                if metric.key not in replicated:
+                    replicated[metric.key] = self._replicated(metric, state)
+            own, reference = replicated[one.metric.key], replicated[one.reference_metric.key]
+            if own is not None and reference is not None:
+                sample["replicates"] = base64.b64encode((own - reference).astype("<f8").tobytes()).decode()
         return found
 
     def bootstrapped(self) -> list[int]:
         """Numbers of the statistics that comparisons may need replicates of."""
         metrics = [metric for one in self.comparisons for metric in (one.metric, one.reference_metric) if metric]
         return sorted({number for metric in metrics if metric.replicable for number in metric.statistics})
-
-    def _derive(self, numbers: Any, derived: Sequence[Any], state: State) -> dict[Any, Any]:
-        values: dict[Any, Any] = {}
-        for number in numbers:
-            one = self.statistics[number]
-            if isinstance(one, Histogram):
-                values.update(one.histogram(*state.buckets[number]))
-            else:
-                values.update(one.result(state.sums[self.columns[number]]))
-        for computation in derived:
-            values.update(_result(computation, values))
-        return values
-
-    def _replicated_change(self, metric: Metric, reference: Metric, state: State) -> Array | None:
-        replicated = [self._replicated(one, state) for one in (metric, reference)]
-        return None if replicated[0] is None or replicated[1] is None else replicated[0] - replicated[1]
 
     def _replicated(self, metric: Metric, state: State) -> Array | None:
         """The metric in each replicate, float64 [replicates]; NaN in those that drew no example with a weight."""
@@ -322,18 +324,18 @@ def _add_comparisons(
     if len(models) < 2:
         return
     thresholds = tfma.metrics.metric_thresholds_from_metrics_specs(config.metrics_specs, eval_config=config)
-    gated = {metric_in_words(key.to_proto()) for key in thresholds if key.is_diff} | set(paired_metrics)
-    by_words: dict[str, dict[str, Any]] = {}
+    gated = {metric_in_words(key.to_proto()): key for key in thresholds if key.is_diff}
+    by_words: dict[str, Any] = {}
     for computation in metric_specs.to_computations(list(config.metrics_specs), eval_config=config):
         for key in computation.keys:
-            if not statistics.is_private(key) and (words := metric_in_words(key.to_proto())) in gated:
-                by_words.setdefault(words, {})[key.model_name] = key
-    for words, keys in by_words.items():
-        for variant in models:
-            if variant in references:
-                continue
+            if type(key) is metric_types.MetricKey and not statistics.is_private(key):
+                words = metric_in_words(key.to_proto())
+                if words in gated or words in paired_metrics:
+                    by_words.setdefault(words, gated.get(words, key))
+    for words, key in by_words.items():
+        for variant in (name for name in models if name not in references):
             for reference in references:
-                own, other = (plan.metrics.get(keys.get(name)) for name in (variant, reference))
+                own, other = (plan.metrics.get(key.make_baseline_key(name)) for name in (variant, reference))
                 column = None
                 if own is not None and own.zero_or_one:
                     column = plan.width
