@@ -169,6 +169,21 @@ def test_what_tfma_derives_is_bootstrapped_too(tmp_path):
     assert accuracy["lost"] == (~right["second"] & right[batches.BASELINE]).sum()
 
 
+def test_a_label_between_the_classes_is_neither_gained_nor_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluator, "_ROWS", 16)
+    labels = (LABELS % 2).astype(np.float32)
+    stranger = np.flatnonzero(GROUPS[:, 0] == b"red")[-1]
+    labels[stranger] = 0.5
+    predictions = {model: RNG.random((ROWS, 1)).astype(np.float32) for model in batches.MODELS}
+    config = batches.eval_config([{"class_name": "BinaryAccuracy", "threshold": CHANGE}], SLICES)
+    batches.vectorized(extracts(predictions, labels), config, tmp_path, replicates=REPLICATES)
+    found = paired(tmp_path)
+    for place, counted in {"overall": False, "group:red": False, "group:green": True, "group:blue": True}.items():
+        sample = found[place, "first", "binary_accuracy"]
+        assert ("gained" in sample) == ("lost" in sample) == counted
+        assert "replicates" not in sample
+
+
 def test_outputs_that_are_no_numbers_harm_only_their_model(config, tmp_path):
     broken = PREDICTIONS["first"].copy()
     broken[GROUPS[:, 0] == b"red"] = np.nan

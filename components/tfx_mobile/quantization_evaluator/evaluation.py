@@ -46,7 +46,7 @@ class Measurement:
         models: Metrics, the baseline's first.
         rejections: Thresholds that were missed, by variant.
         not_finite: By variant, the number of examples with a NaN or infinite output where the baseline's is finite.
-        paired: What is known of the change of each metric with a change threshold, by variant, reference, metric and
+        paired: What is known of the change of each metric with a change threshold, by metric, variant, reference and
             slice, in that order.
     """
 

@@ -41,7 +41,8 @@ class State:
                 number: add_up(*(np.concatenate(parts) for parts in zip(buckets, other.buckets[number], strict=True)))
                 for number, buckets in self.buckets.items()
             },
-            {number: sums + other.replicates[number] for number, sums in self.replicates.items()},
+            # What a part was not drawn for is not known of the whole.
+            {n: sums + other.replicates[n] for n, sums in self.replicates.items() if n in other.replicates},
         )
 
 

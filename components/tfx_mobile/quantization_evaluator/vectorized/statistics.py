@@ -275,11 +275,10 @@ class ConfusionMatrices(Statistic):
         return entries
 
     def scores_zero_or_one(self, batch: RowBatch) -> bool:
-        """Whether its accuracy is the plain mean of one 0 or 1 per example."""
+        """Whether its accuracy is the plain mean of one 0 or 1 per example, if labels are 0 or 1."""
         if self.columns.weighted or len(self.thresholds) != 1:
             return False
-        label, prediction, _ = batch.pairs(self.columns)
-        return prediction.shape[1] == 1 and bool(np.isin(label, (0, 1)).all())
+        return bool(batch.label_and_prediction(self.columns)[1].shape[1:] == (1,))
 
 
 class Histogram(Statistic):
