@@ -316,6 +316,12 @@ def test_small_slices_are_left_out_as_in_tfma(tmp_path):
     assert set(found) == {(), *kept}
 
 
+def test_no_examples_give_no_slices(config, tmp_path):
+    found, _ = batches.vectorized([], config, tmp_path)
+    assert found == {}
+    assert paired(tmp_path) == {}
+
+
 def test_many_rows_are_summed_up_in_steps(config, tmp_path, monkeypatch):
     whole, _ = batches.vectorized(extracts(), config, tmp_path / "whole")
     monkeypatch.setattr(evaluator, "_ROWS", 16)

@@ -16,6 +16,7 @@ from tensorflow_model_analysis.metrics import metric_specs, metric_types
 
 from tfx_mobile.quantization_evaluator.gates import metric_in_words
 from tfx_mobile.quantization_evaluator.vectorized import histograms, statistics
+from tfx_mobile.quantization_evaluator.vectorized.combiners import statistic_of
 from tfx_mobile.quantization_evaluator.vectorized.rows import Columns
 from tfx_mobile.quantization_evaluator.vectorized.state import State
 from tfx_mobile.quantization_evaluator.vectorized.statistics import Histogram, Statistic
@@ -241,7 +242,7 @@ def _add(plan: Plan, single: Any, config: Any, known: dict[Any, int]) -> str:
         for group, keys in by_group.items():
             columns = Columns(*group, label_key, prediction_key)
             make_metric = functools.partial(_make_metric, metric_config.SerializeToString())
-            one = statistics.statistic(computation, tuple(keys), metric, columns, make_metric)
+            one = statistic_of(computation, tuple(keys), metric, columns, make_metric)
             if one is None or any(map(_is_of_its_own_kind, keys)):
                 return _NO_PATH
             found.setdefault(group, {})[computation, group] = one
