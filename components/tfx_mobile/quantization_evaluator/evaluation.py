@@ -234,9 +234,7 @@ def measure(
                     eval_config=expanded,
                     eval_shared_model=shared if names else shared[0],
                     extractors=extractors,
-                    evaluators=[
-                        vectorized_evaluator(plan, expanded, shared, posixpath.join(paired_uri, "slices"), replicates)
-                    ],
+                    evaluators=[vectorized_evaluator(plan, expanded, shared, paired_uri, replicates)],
                     output_path=output_path,
                 )
             )
@@ -331,12 +329,13 @@ def _read_metrics(output_path: str, models: Sequence[str]) -> tuple[ModelMetrics
 
 def _read_paired(uri: str, plan: Plan, metrics: Sequence[ModelMetrics]) -> tuple[PairedSample, ...]:
     """Reads the paired samples that the pass wrote, and deletes them."""
-    import tensorflow as tf
     from tfx.dsl.io import fileio
 
-    files = sorted(fileio.glob(posixpath.join(uri, "*")))
-    records = map(json.loads, tf.data.TFRecordDataset(files).as_numpy_iterator()) if files else ()
-    by_slice = {record["slice"]: record for record in records}
+    by_slice: dict[str, Any] = {}
+    for path in fileio.glob(posixpath.join(uri, "*.jsonl")):
+        with fileio.open(path, "rb") as stream:
+            records = [json.loads(line) for line in stream.read().splitlines()]
+        by_slice |= {record["slice"]: record for record in records}
     by_model = {model.model: model for model in metrics}
     places = [entry.slice for entry in metrics[0].slices if entry.slice in by_slice]
 
