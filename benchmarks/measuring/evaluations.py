@@ -128,7 +128,7 @@ def evaluate(
     """
     import tensorflow as tf  # noqa: F401 (imports are not measured)
 
-    from tfx_mobile.quantization_evaluator import evaluation, predict
+    from tfx_mobile.quantization_evaluator.scoring import evaluation, predict
     from tfx_mobile.records import sha256_of
     from tfx_mobile.tflite import runtime
 

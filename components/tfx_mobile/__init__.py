@@ -24,7 +24,7 @@ _HOME = {
     "DeviceLatency": "tfx_mobile.records",
     "LatencySpec": "tfx_mobile.records",
     "ProductionModel": "tfx_mobile.quantization_evaluator.production",
-    "read_device_latencies": "tfx_mobile.quantization_evaluator.device_latency",
+    "read_device_latencies": "tfx_mobile.quantization_evaluator.judging.device_latency",
     "FilesystemDestination": "tfx_mobile.release_store.destinations",
     "TFLiteVariants": "tfx_mobile.artifacts",
     "TFLiteModel": "tfx_mobile.artifacts",
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from tfx_mobile.errors import TFXMobileError
     from tfx_mobile.mobile_pusher.component import MobilePusher
     from tfx_mobile.quantization_evaluator.component import QuantizationEvaluator
-    from tfx_mobile.quantization_evaluator.device_latency import read_device_latencies
+    from tfx_mobile.quantization_evaluator.judging.device_latency import read_device_latencies
     from tfx_mobile.quantization_evaluator.production import ProductionModel
     from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, MetadataSpec, RepairSpec
     from tfx_mobile.records import Budget, Confidence, DeviceLatency, LatencySpec

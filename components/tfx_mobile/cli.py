@@ -82,7 +82,7 @@ def check_golden(model: Path, golden: Path, as_json: bool) -> None:
     """
     # Imported here, like everything that needs the flatbuffer schema.
     from tfx_mobile import golden_view, inspection_view
-    from tfx_mobile.quantization_evaluator.golden import check
+    from tfx_mobile.quantization_evaluator.close_look.golden import check
     from tfx_mobile.records import GoldenVectors
 
     try:

@@ -10,7 +10,7 @@ from tests.fakes import evaluations, models
 from tests.fakes.outlier_mlp import FACTOR
 from tfx_mobile import QuantizationEvaluator
 from tfx_mobile.errors import EvalConfigError
-from tfx_mobile.quantization_evaluator import golden
+from tfx_mobile.quantization_evaluator.close_look import golden
 from tfx_mobile.quantization_evaluator.eval_config import to_json
 from tfx_mobile.records import EvaluationRecord, GoldenVectors, sha256_of
 from tfx_mobile.tflite.runtime import SignatureRunner

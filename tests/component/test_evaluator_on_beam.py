@@ -15,9 +15,9 @@ from tests.fakes import evaluations, models
 from tfx_mobile import QuantizationEvaluator
 from tfx_mobile.artifacts import TFLiteVariants
 from tfx_mobile.errors import EvalConfigError, EvaluationError
-from tfx_mobile.quantization_evaluator import worker_versions
 from tfx_mobile.quantization_evaluator.eval_config import to_json
 from tfx_mobile.quantization_evaluator.executor import Executor
+from tfx_mobile.quantization_evaluator.scoring import worker_versions
 from tfx_mobile.quantization_evaluator.versions import versions
 from tfx_mobile.records import EvaluationRecord
 

@@ -161,7 +161,7 @@ def assert_close(one, other):
 
 def test_a_file_that_takes_one_row_at_a_time_is_run_so(tmp_path):
     """Its batch size is open and yet it fails on two rows at once: that is no failure on an example."""
-    from tfx_mobile.quantization_evaluator.predict import Models, VariantFile, describe_saved_model
+    from tfx_mobile.quantization_evaluator.scoring.predict import Models, VariantFile, describe_saved_model
     from tfx_mobile.records import sha256_of
 
     models.save_raw_model(tmp_path / "model")

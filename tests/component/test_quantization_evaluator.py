@@ -206,6 +206,53 @@ def test_tfma_reads_the_evaluation(mixed):
     assert [s.slice for s in record.models[0].slices] == ["overall", "label:0", "label:1", "label:2"]
 
 
+def test_the_pass_pairs_every_variant_with_the_float_model(world, tmp_path):
+    import apache_beam as beam
+    from tfx.components.util import tfxio_utils
+
+    from tfx_mobile.quantization_evaluator.scoring import evaluation, predict
+
+    paths = {}
+    for name in ("float32", "half_range"):
+        paths[name] = tmp_path / f"{name}.tflite"
+        paths[name].write_bytes(world.files[name])
+    source = tfxio_utils.get_tfxio_factory_from_artifact(
+        [world.examples], ["test"], raw_record_column_name=evaluation.RAW_RECORD_COLUMN
+    )(str(Path(world.examples.uri) / "Split-eval" / "*"))
+    measurement = evaluation.measure(
+        lambda: beam.Pipeline(argv=evaluations.IN_MEMORY),
+        [source.BeamSource()],
+        predict.describe_saved_model(str(world.saved_model), "serving_default", None),
+        [predict.VariantFile(n, str(p), sha256_of(world.files[n]), "serving_default") for n, p in paths.items()],
+        evaluations.eval_config(drop=0.02, slice_drop=0.05),
+        str(tmp_path / "evaluation"),
+        paired_metrics=[ENTROPY],
+        replicates=20,
+    )
+    places = ["overall", "label:0", "label:1", "label:2"]
+    assert [(s.variant, s.metric, s.slice) for s in measurement.paired] == [
+        (variant, metric, place) for metric in (ACCURACY, ENTROPY) for variant in paths for place in places
+    ]
+    by_place = {(s.variant, s.metric, s.slice): s for s in measurement.paired}
+    for place in places:
+        harmed = by_place["half_range", ACCURACY, place]
+        assert (harmed.gained - harmed.lost) / harmed.num_examples == pytest.approx(
+            harmed.value - harmed.reference_value
+        )
+        assert harmed.replicates is None
+        # The same numbers as everywhere else, and a bootstrap that is around them.
+        metrics = {m.model: {s.slice: s.metrics for s in m.slices}[place] for m in measurement.models}
+        entropy = by_place["half_range", ENTROPY, place]
+        assert (entropy.value, entropy.reference_value) == (
+            metrics["half_range"][ENTROPY],
+            metrics["saved_model"][ENTROPY],
+        )
+        assert entropy.gained is None
+        assert entropy.replicates.shape == (20,)
+        assert entropy.replicates.min() < entropy.value - entropy.reference_value < entropy.replicates.max()
+    assert not (tmp_path / "evaluation" / "paired_samples").exists()
+
+
 def test_nothing_is_blessed_when_no_variant_can_run(world, tmp_path):
     import tensorflow_model_analysis as tfma
 

@@ -11,7 +11,7 @@ from tests.fakes import evaluations, models
 from tfx_mobile.artifact_io import saved_model_sha256
 from tfx_mobile.errors import EvalConfigError
 from tfx_mobile.quantization_evaluator.eval_config import to_json
-from tfx_mobile.quantization_evaluator.intervals import tango
+from tfx_mobile.quantization_evaluator.judging.intervals import tango
 from tfx_mobile.records import Confidence, EvaluationRecord
 
 ACCURACY, ENTROPY = "sparse_categorical_accuracy", "sparse_categorical_crossentropy"

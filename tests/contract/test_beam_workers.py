@@ -54,7 +54,8 @@ def test_the_wheel_works_where_only_the_wheel_is(given, tmp_path):
     code = """
 import importlib, importlib.metadata, importlib.resources, pkgutil, sys
 import tfx_mobile
-from tfx_mobile.quantization_evaluator import evaluation, report  # with its templates
+from tfx_mobile.quantization_evaluator.scoring import evaluation
+from tfx_mobile.quantization_evaluator import report  # with its templates
 names = [m.name for m in pkgutil.walk_packages(tfx_mobile.__path__, "tfx_mobile.")]
 assert all(importlib.util.find_spec(name).origin.startswith(sys.argv[1]) for name in names), names
 assert importlib.resources.files("tfx_mobile").joinpath("py.typed").is_file()

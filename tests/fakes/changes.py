@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.fakes import evaluations
-from tfx_mobile.quantization_evaluator.paired import PairedSample
+from tfx_mobile.quantization_evaluator.scoring.paired import PairedSample
 
 ACCURACY = "sparse_categorical_accuracy"
 
@@ -73,7 +73,7 @@ def missed_by_tfma(samples: Sequence[PairedSample], config: Any) -> dict[str, tu
     from tensorflow_model_analysis.evaluators import metrics_validator
 
     from tfx_mobile.quantization_evaluator.eval_config import BASELINE, expand, find_thresholds
-    from tfx_mobile.quantization_evaluator.gates import metric_in_words, rejections
+    from tfx_mobile.quantization_evaluator.judging.gates import metric_in_words, rejections
 
     samples = [one for one in samples if one.reference == BASELINE]
     variants = list(dict.fromkeys(one.variant for one in samples))

@@ -58,7 +58,7 @@ def record(winner: str | None = "integer_only_int8", trained: str | None = None)
         winner: The blessed variant.
         trained: The variant whose ranges come from quantization-aware training, and whose weights are described.
     """
-    from tfx_mobile.quantization_evaluator.gates import split_errors
+    from tfx_mobile.quantization_evaluator.judging.gates import split_errors
 
     variants = [*(_variant(name, name == trained) for name in _VARIANTS)]
     variants.append(Variant(recipe=recipe("int16x8"), failure=_CRASHED))

@@ -446,7 +446,7 @@ def evaluate(task: Task, config: Any, root: Path, **properties: Any) -> Any:
         **properties: Other parameters of the component.
     """
     from tfx_mobile.quantization_evaluator.eval_config import to_json
-    from tfx_mobile.quantization_evaluator.predict import describe_saved_model
+    from tfx_mobile.quantization_evaluator.scoring.predict import describe_saved_model
     from tfx_mobile.records import EvaluationRecord, TensorRecord
 
     described = describe_saved_model(str(task.saved_model), "serving_default", parses_examples=False)

@@ -3,9 +3,9 @@
 import pytest
 
 from tests.fakes import evaluations, tflite_files
-from tfx_mobile.quantization_evaluator import costs
-from tfx_mobile.quantization_evaluator.budget import check
-from tfx_mobile.quantization_evaluator.costs import Measured
+from tfx_mobile.quantization_evaluator.judging import costs
+from tfx_mobile.quantization_evaluator.judging.budget import check
+from tfx_mobile.quantization_evaluator.judging.costs import Measured
 from tfx_mobile.records import (
     Budget,
     DeviceLatency,

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from tests.fakes import evaluations
 from tests.fakes.changes import ACCURACY, drop, eval_config, missed_by_tfma, models_of, sample, slice_key
-from tfx_mobile.quantization_evaluator import thresholds
-from tfx_mobile.quantization_evaluator.changes import compare
-from tfx_mobile.quantization_evaluator.costs import Measured
-from tfx_mobile.quantization_evaluator.gates import judge
-from tfx_mobile.quantization_evaluator.reasons import find
+from tfx_mobile.quantization_evaluator.judging import thresholds
+from tfx_mobile.quantization_evaluator.judging.changes import compare
+from tfx_mobile.quantization_evaluator.judging.costs import Measured
+from tfx_mobile.quantization_evaluator.judging.gates import judge
+from tfx_mobile.quantization_evaluator.judging.reasons import find
 from tfx_mobile.records import Budget, Confidence
 
 OVERALL = ({}, drop(-0.05))

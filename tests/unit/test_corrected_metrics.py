@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfx_mobile.quantization_evaluator import corrected_metrics
+from tfx_mobile.quantization_evaluator.scoring import corrected_metrics
 
 
 @pytest.mark.parametrize("name", ["IoU", "MeanIoU"])

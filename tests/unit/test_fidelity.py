@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from tfx_mobile.quantization_evaluator.aside import Aside, read
-from tfx_mobile.quantization_evaluator.fidelity import FidelityFinding, compare, from_json
-from tfx_mobile.quantization_evaluator.sample import SampleFinding
-from tfx_mobile.quantization_evaluator.sample import from_json as sample_from_json
+from tfx_mobile.quantization_evaluator.scoring.aside import Aside, read
+from tfx_mobile.quantization_evaluator.scoring.fidelity import FidelityFinding, compare, from_json
+from tfx_mobile.quantization_evaluator.scoring.sample import SampleFinding
+from tfx_mobile.quantization_evaluator.scoring.sample import from_json as sample_from_json
 
 ROWS = 500
 

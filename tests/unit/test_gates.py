@@ -5,10 +5,10 @@ import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 
 from tests.fakes import evaluations
-from tfx_mobile.quantization_evaluator.changes import Comparison
-from tfx_mobile.quantization_evaluator.costs import Measured
-from tfx_mobile.quantization_evaluator.gates import judge, rejections, split_errors, with_cautions
-from tfx_mobile.quantization_evaluator.reasons import find
+from tfx_mobile.quantization_evaluator.judging.changes import Comparison
+from tfx_mobile.quantization_evaluator.judging.costs import Measured
+from tfx_mobile.quantization_evaluator.judging.gates import judge, rejections, split_errors, with_cautions
+from tfx_mobile.quantization_evaluator.judging.reasons import find
 from tfx_mobile.records import Budget, Confidence, Failure, ModelMetrics, Reason, SliceMetrics
 
 FILES = {"float32": b"f" * 300, "integer_only_int8": b"i" * 100, "integer_only_uint8": b"u" * 100}

@@ -11,8 +11,8 @@ from tests.fakes import tflite_files
 from tests.fakes.tflite_files import edited
 from tfx_mobile.cli import main
 from tfx_mobile.errors import EvaluationError, TFXMobileError
-from tfx_mobile.quantization_evaluator import golden
-from tfx_mobile.quantization_evaluator.rows import Row
+from tfx_mobile.quantization_evaluator.close_look import golden
+from tfx_mobile.quantization_evaluator.scoring.rows import Row
 from tfx_mobile.recipes import BUILTIN_RECIPES
 from tfx_mobile.records import GoldenVectors, sha256_of
 from tfx_mobile.tflite.runtime import SignatureRunner, quantize

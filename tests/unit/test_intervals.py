@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from tfx_mobile.quantization_evaluator.intervals import examples_needed, interval, tango, tango_score
-from tfx_mobile.quantization_evaluator.paired import PairedSample
+from tfx_mobile.quantization_evaluator.judging.intervals import examples_needed, interval, tango, tango_score
+from tfx_mobile.quantization_evaluator.scoring.paired import PairedSample
 
 
 def sample(value, reference_value, num_examples, **more):

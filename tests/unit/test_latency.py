@@ -3,8 +3,15 @@
 import pytest
 
 from tests.fakes import evaluations, tflite_files
-from tfx_mobile.quantization_evaluator import latency
-from tfx_mobile.quantization_evaluator.latency import Figure, Timings, comparable, conclude, median_interval, ratio_of
+from tfx_mobile.quantization_evaluator.judging import latency
+from tfx_mobile.quantization_evaluator.judging.latency import (
+    Figure,
+    Timings,
+    comparable,
+    conclude,
+    median_interval,
+    ratio_of,
+)
 from tfx_mobile.records import DeviceLatency, LatencyRecord, LatencySpec, Variant
 
 HERE = "CPU, 2 cores"

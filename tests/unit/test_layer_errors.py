@@ -9,8 +9,8 @@ import pytest
 
 from tests.fakes import outlier_mlp, tflite_files
 from tests.fakes.tflite_files import edited
-from tfx_mobile.quantization_evaluator import isolated_layers, layer_errors
-from tfx_mobile.quantization_evaluator.rows import Row
+from tfx_mobile.quantization_evaluator.close_look import isolated_layers, layer_errors
+from tfx_mobile.quantization_evaluator.scoring.rows import Row
 from tfx_mobile.recipes import BUILTIN_RECIPES
 from tfx_mobile.records import LayerErrors, Reason, Variant, Verdict
 from tfx_mobile.tflite.flatbuffer import read_model

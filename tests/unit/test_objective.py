@@ -3,9 +3,9 @@
 import pytest
 
 from tests.fakes import evaluations
-from tfx_mobile.quantization_evaluator.costs import pareto_front
-from tfx_mobile.quantization_evaluator.latency import Figure
-from tfx_mobile.quantization_evaluator.objective import Quality, choose
+from tfx_mobile.quantization_evaluator.judging.costs import pareto_front
+from tfx_mobile.quantization_evaluator.judging.latency import Figure
+from tfx_mobile.quantization_evaluator.judging.objective import Quality, choose
 from tfx_mobile.records import VariantCost, Verdict
 
 SIZES = {"float32": 400, "dynamic": 110, "int8": 100, "broken": 10}

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes import evaluations, faulty_files, models
 from tfx_mobile.errors import EvaluationError
-from tfx_mobile.quantization_evaluator.predict import (
+from tfx_mobile.quantization_evaluator.scoring.predict import (
     FloatModel,
     Models,
     VariantFile,
@@ -135,7 +135,7 @@ def test_all_models_score_the_same_rows(saved_model, files):
 def test_what_travels_to_workers_holds_no_model(saved_model, files):
     from apache_beam.internal import pickler
 
-    from tfx_mobile.quantization_evaluator.evaluation import _Predict
+    from tfx_mobile.quantization_evaluator.scoring.evaluation import _Predict
 
     fn = pickler.loads(pickler.dumps(_Predict(baseline(saved_model), [files["float32"]])))
     assert len(pickle.dumps(files["float32"])) < 1000
@@ -149,7 +149,7 @@ def test_what_travels_to_workers_holds_no_model(saved_model, files):
 
 
 def test_an_error_from_a_worker_in_another_process_is_told_without_its_traceback():
-    from tfx_mobile.quantization_evaluator.evaluation import _own_error
+    from tfx_mobile.quantization_evaluator.scoring.evaluation import _own_error
 
     remote = RuntimeError("Traceback:\n  File 'x'\ntfx_mobile.errors.EvaluationError: No feature.\n\nDuring handling")
     assert isinstance(_own_error(remote), EvaluationError)
@@ -196,7 +196,7 @@ def var_len(rows, dtype):
     ],
 )
 def test_a_missing_feature_gets_the_recorded_default(values, dtype, default, filled):
-    from tfx_mobile.quantization_evaluator.predict import _conform, _fill
+    from tfx_mobile.quantization_evaluator.scoring.predict import _conform, _fill
 
     record = TensorRecord(name="x", dtype=dtype, shape=(-1, 2))
     result = _conform(record, {"x": _fill(record, values, default, 3)}, "the variant")
@@ -205,7 +205,7 @@ def test_a_missing_feature_gets_the_recorded_default(values, dtype, default, fil
 
 
 def test_a_default_is_no_excuse_for_a_row_that_is_too_long():
-    from tfx_mobile.quantization_evaluator.predict import _conform, _fill
+    from tfx_mobile.quantization_evaluator.scoring.predict import _conform, _fill
 
     record = TensorRecord(name="x", dtype="int64", shape=(-1, 1))
     for values in (var_len([[], [1, 2]], np.int64), np.array([[1, 2], [3, 4]])):

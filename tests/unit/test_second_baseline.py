@@ -9,8 +9,8 @@ from tests.fakes import evaluations, faulty_files, models
 from tests.fakes import releases as fake_releases
 from tfx_mobile import FilesystemDestination, ProductionModel
 from tfx_mobile.errors import EvaluationError
-from tfx_mobile.quantization_evaluator import second_baseline
-from tfx_mobile.quantization_evaluator.trial import first_rows
+from tfx_mobile.quantization_evaluator.judging import second_baseline
+from tfx_mobile.quantization_evaluator.scoring.trial import first_rows
 from tfx_mobile.records import (
     EvaluationSummary,
     ProductionRecord,

@@ -8,7 +8,7 @@ from google.protobuf import json_format
 
 from tfx_mobile import QuantizationEvaluator
 from tfx_mobile.errors import EvalConfigError
-from tfx_mobile.quantization_evaluator.thresholds import (
+from tfx_mobile.quantization_evaluator.judging.thresholds import (
     Limit,
     change_limits,
     check_worst_slice,

@@ -7,7 +7,7 @@ import pytest
 
 from tests.fakes import faulty_files, models
 from tfx_mobile.errors import EvaluationError
-from tfx_mobile.quantization_evaluator import trial
+from tfx_mobile.quantization_evaluator.scoring import trial
 from tfx_mobile.records import TensorRecord, sha256_of
 from tfx_mobile.tflite.preflight import preflight
 

@@ -15,8 +15,9 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from tfx.types.standard_artifacts import Examples, Model, ModelEvaluation, Schema, TransformGraph
 
 from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
-from tfx_mobile.quantization_evaluator import beam_options, driver, executor, parameters, thresholds
+from tfx_mobile.quantization_evaluator import beam_options, driver, executor, parameters
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
+from tfx_mobile.quantization_evaluator.judging import thresholds
 from tfx_mobile.quantization_evaluator.production import ProductionModel
 from tfx_mobile.quantization_evaluator.versions import versions
 from tfx_mobile.records import Budget, Confidence, LatencySpec, canonical_json

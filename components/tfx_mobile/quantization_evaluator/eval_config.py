@@ -14,7 +14,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from tfx_mobile.errors import EvalConfigError
-from tfx_mobile.quantization_evaluator.gates import HIGHER_IS_BETTER, metric_in_words
+from tfx_mobile.quantization_evaluator.judging.gates import HIGHER_IS_BETTER, metric_in_words
 
 BASELINE = "saved_model"
 PRODUCTION = "production"
@@ -242,7 +242,7 @@ def _correct_metrics(metrics_spec: Any) -> None:
     """Puts corrected classes in the place of those that cannot compute what is asked; see `corrected_metrics`."""
     from tensorflow_model_analysis.metrics import metric_specs
 
-    from tfx_mobile.quantization_evaluator import corrected_metrics
+    from tfx_mobile.quantization_evaluator.scoring import corrected_metrics
 
     for metric in metrics_spec.metrics:
         if metric.class_name in corrected_metrics.CORRECTED and metric.module in _STANDARD_MODULES:

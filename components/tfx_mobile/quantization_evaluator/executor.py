@@ -18,23 +18,13 @@ from tfx.utils import io_utils
 
 from tfx_mobile import artifact_io, artifacts, keras_file
 from tfx_mobile.errors import ConversionError, EvaluationError, ModelFileError
-from tfx_mobile.quantization_evaluator import (
-    beam_options,
-    close_look,
-    costs,
-    layer_errors,
-    parameters,
-    predict,
-    report,
-    rows,
-    second_baseline,
-    signature_check,
-    thresholds,
-    trial,
-)
+from tfx_mobile.quantization_evaluator import beam_options, parameters, report
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
+from tfx_mobile.quantization_evaluator.close_look import layer_errors, look
+from tfx_mobile.quantization_evaluator.judging import costs, second_baseline, thresholds
 from tfx_mobile.quantization_evaluator.parameters import Parameters
 from tfx_mobile.quantization_evaluator.production import ProductionModel
+from tfx_mobile.quantization_evaluator.scoring import example_checks, predict, rows, signature_check, trial
 from tfx_mobile.records import (
     BlessedModelRecord,
     EvaluationRecord,
@@ -118,7 +108,8 @@ class Executor(BaseBeamExecutor):
         # These import TFMA, tfx.components through the stock Evaluator, SciPy; pipelines are defined without.
         from tfx.components.util import examples_utils, tfxio_utils
 
-        from tfx_mobile.quantization_evaluator import evaluation, judgement
+        from tfx_mobile.quantization_evaluator.judging import judgement
+        from tfx_mobile.quantization_evaluator.scoring import evaluation
 
         make_source = tfxio_utils.get_tfxio_factory_from_artifact(
             examples, _TELEMETRY, raw_record_column_name=evaluation.RAW_RECORD_COLUMN
@@ -129,14 +120,14 @@ class Executor(BaseBeamExecutor):
             baseline = _describe_baseline(saved_model_uri, manifest, given.eval_config)
             transform = None
             if input_dict.get(TRANSFORM_GRAPH_KEY):
-                transform = evaluation.find_transform(
+                transform = example_checks.find_transform(
                     files,
                     baseline,
                     () if manifest.source.parses_examples else manifest.source.inputs,
                     artifact_io.single(input_dict, TRANSFORM_GRAPH_KEY, EvaluationError).uri,
                     _schema_file(input_dict),
                 )
-            evaluation.check_examples(files, baseline, eval_configs.feature_keys(given.eval_config), transform)
+            example_checks.check_examples(files, baseline, eval_configs.feature_keys(given.eval_config), transform)
             first_rows = trial.first_rows(files, transform)
             failures = _find_failures(variants, manifest, first_rows)
             runnable = [v for v in manifest.converted() if v.name not in failures]
@@ -156,7 +147,7 @@ class Executor(BaseBeamExecutor):
             )
             measured = _measure_files(variants, runnable, manifest, given)
             record = judgement.judge(manifest, failures, measurement, measured, production, given)
-            close = close_look.look(
+            close = look.look(
                 record,
                 given.golden_examples,
                 lambda variant: _signature_key(variant, manifest),
@@ -382,7 +373,7 @@ def _read_judged(variants: Artifact, variant: Variant) -> bytes:
 def _write(
     outputs: Mapping[str, Artifact],
     record: EvaluationRecord,
-    close: close_look.CloseLook,
+    close: look.CloseLook,
     manifest: VariantManifest,
     variants: Artifact,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from tfx_mobile.quantization_evaluator.gates import OVERALL, metrics_on
+from tfx_mobile.quantization_evaluator.judging.gates import OVERALL, metrics_on
 from tfx_mobile.quantization_evaluator.report import judgement
 from tfx_mobile.quantization_evaluator.report.forest import (
     limit_in_words,

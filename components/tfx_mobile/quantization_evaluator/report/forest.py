@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tfx_mobile.quantization_evaluator.gates import OVERALL
+from tfx_mobile.quantization_evaluator.judging.gates import OVERALL
 from tfx_mobile.quantization_evaluator.report.formatting import MINUS, format_change, format_interval, plural
 from tfx_mobile.quantization_evaluator.report.judgement import OUTCOMES
 from tfx_mobile.records import Change, EvaluationRecord, Outcome

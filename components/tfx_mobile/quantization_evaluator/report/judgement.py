@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from tfx_mobile.quantization_evaluator.eval_config import BASELINE
-from tfx_mobile.quantization_evaluator.gates import OVERALL, metrics_on
+from tfx_mobile.quantization_evaluator.judging.gates import OVERALL, metrics_on
 from tfx_mobile.quantization_evaluator.report.formatting import (
     format_bytes,
     format_change,

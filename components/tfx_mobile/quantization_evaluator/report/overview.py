@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from tfx_mobile.quantization_evaluator.gates import OVERALL, metrics_on
+from tfx_mobile.quantization_evaluator.judging.gates import OVERALL, metrics_on
 from tfx_mobile.quantization_evaluator.report import judgement
 from tfx_mobile.quantization_evaluator.report.formatting import (
     format_bytes,

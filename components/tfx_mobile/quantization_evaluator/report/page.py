@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from tfx_mobile.quantization_evaluator.gates import OVERALL, metrics_on
+from tfx_mobile.quantization_evaluator.judging.gates import OVERALL, metrics_on
 from tfx_mobile.quantization_evaluator.report import (
     compatibility,
     forest,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tfx_mobile.quantization_evaluator.eval_config import BASELINE
-from tfx_mobile.quantization_evaluator.gates import OVERALL, metrics_on
+from tfx_mobile.quantization_evaluator.judging.gates import OVERALL, metrics_on
 from tfx_mobile.quantization_evaluator.report import judgement
 from tfx_mobile.quantization_evaluator.report.forest import bound
 from tfx_mobile.quantization_evaluator.report.formatting import format_bytes, format_number, shortened, size_unit

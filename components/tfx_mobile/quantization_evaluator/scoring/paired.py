@@ -24,7 +24,8 @@ class PairedSample:
             score that is 0 or 1 on each example.
         lost: Examples that the reference scores 1 and the variant 0; None likewise.
         replicates: float64 [B], the change in each replicate of a Poisson bootstrap that draws the same examples for
-            both models; None if the metric has no vectorised path, or if `gained` and `lost` say all there is.
+            both models, NaN where a replicate drew none that the metric is defined on; None if the metric has no
+            vectorised path, or if `gained` and `lost` say all there is.
     """
 
     variant: str

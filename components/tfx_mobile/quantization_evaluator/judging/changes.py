@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
-from tfx_mobile.quantization_evaluator import intervals, thresholds
-from tfx_mobile.quantization_evaluator.gates import OVERALL, Rejection
-from tfx_mobile.quantization_evaluator.paired import PairedSample
-from tfx_mobile.quantization_evaluator.thresholds import Limit, SliceKey, Threshold
+from tfx_mobile.quantization_evaluator.judging import intervals, thresholds
+from tfx_mobile.quantization_evaluator.judging.gates import OVERALL, Rejection
+from tfx_mobile.quantization_evaluator.judging.thresholds import Limit, SliceKey, Threshold
+from tfx_mobile.quantization_evaluator.scoring.paired import PairedSample
 from tfx_mobile.records import Change, Confidence, ModelMetrics, Outcome
 
 PRODUCTION = "production"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfx_mobile.quantization_evaluator import budget as budgets
-from tfx_mobile.quantization_evaluator.costs import Measured
+from tfx_mobile.quantization_evaluator.judging import budget as budgets
+from tfx_mobile.quantization_evaluator.judging.costs import Measured
 from tfx_mobile.records import (
     Budget,
     ErrorSplit,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfx_mobile.quantization_evaluator.predict import Default, FloatModel, Transform, run_baseline
+from tfx_mobile.quantization_evaluator.scoring.predict import Default, FloatModel, Transform, run_baseline
 from tfx_mobile.records import TensorRecord, sha256_of
 
 Array = npt.NDArray[Any]

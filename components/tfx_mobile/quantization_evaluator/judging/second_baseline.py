@@ -18,11 +18,11 @@ from tfx_mobile.errors import (
     ModelFileError,
     NothingPublishedError,
 )
-from tfx_mobile.quantization_evaluator import signature_check
 from tfx_mobile.quantization_evaluator.eval_config import PRODUCTION
-from tfx_mobile.quantization_evaluator.predict import Default, VariantFile
 from tfx_mobile.quantization_evaluator.production import ProductionModel
-from tfx_mobile.quantization_evaluator.trial import FirstRows
+from tfx_mobile.quantization_evaluator.scoring import signature_check
+from tfx_mobile.quantization_evaluator.scoring.predict import Default, VariantFile
+from tfx_mobile.quantization_evaluator.scoring.trial import FirstRows
 from tfx_mobile.records import (
     ProductionRecord,
     Reason,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
 
-from tfx_mobile.quantization_evaluator.paired import PairedSample
+from tfx_mobile.quantization_evaluator.scoring.paired import PairedSample
 
 # A quantile of replicates is noise if it rests on fewer of them; further out the interval is stretched.
 _TAIL_REPLICATES = 10

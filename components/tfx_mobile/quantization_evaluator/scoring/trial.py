@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfx_mobile.errors import EvaluationError
-from tfx_mobile.quantization_evaluator.predict import Default, Transform, feed
+from tfx_mobile.quantization_evaluator.scoring.predict import Default, Transform, feed
 from tfx_mobile.records import TensorRecord
 
 #: Of each split: enough to meet what zeros do not show, and cheap for a large model.
@@ -56,7 +56,7 @@ def first_rows(files: Mapping[str, Sequence[str]], transform: Transform | None =
     """Reads the first examples of each split and makes of them the features that variants are fed.
 
     Args:
-        files: Compressed TFRecord files by split, which `evaluation.check_examples` could read.
+        files: Compressed TFRecord files by split, which `example_checks.check_examples` could read.
         transform: What is applied to the examples.
 
     Raises:

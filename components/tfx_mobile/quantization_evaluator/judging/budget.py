@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tfx_mobile.quantization_evaluator.costs import Measured
-from tfx_mobile.quantization_evaluator.latency import Figure, ratio_of
+from tfx_mobile.quantization_evaluator.judging.costs import Measured
+from tfx_mobile.quantization_evaluator.judging.latency import Figure, ratio_of
 from tfx_mobile.records import Budget, ModelFileRecord, Reason, Undecided, Variant
 
 

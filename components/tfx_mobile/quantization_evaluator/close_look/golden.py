@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tfx_mobile import child_process
 from tfx_mobile.errors import EvaluationError, ModelFileError, TFXMobileError
-from tfx_mobile.quantization_evaluator.rows import Row
+from tfx_mobile.quantization_evaluator.scoring.rows import Row
 from tfx_mobile.recipes import ConversionRecipe
 from tfx_mobile.records import (
     GoldenCheck,

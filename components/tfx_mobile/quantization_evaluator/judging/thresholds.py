@@ -12,7 +12,7 @@ from typing import Any
 
 from tfx_mobile.errors import EvalConfigError
 from tfx_mobile.quantization_evaluator import eval_config as eval_configs
-from tfx_mobile.quantization_evaluator.gates import metric_in_words
+from tfx_mobile.quantization_evaluator.judging.gates import metric_in_words
 
 _HIGHER_IS_BETTER = 2  # tfma.MetricDirection
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfx_mobile.quantization_evaluator.latency import Figure
+from tfx_mobile.quantization_evaluator.judging.latency import Figure
 from tfx_mobile.records import Criterion, Reason, Variant, Verdict
 
 # In which order criteria are given up if no variant has a value for all of them.

@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tfx_mobile.quantization_evaluator import latency as latencies
-from tfx_mobile.quantization_evaluator.latency import Figure
-from tfx_mobile.quantization_evaluator.objective import Quality
+from tfx_mobile.quantization_evaluator.judging import latency as latencies
+from tfx_mobile.quantization_evaluator.judging.latency import Figure
+from tfx_mobile.quantization_evaluator.judging.objective import Quality
 from tfx_mobile.records import Budget, LatencyRecord, LatencySpec, ProfileResult, Variant, VariantCost
 from tfx_mobile.tflite.flatbuffer import read_model
 from tfx_mobile.tflite.metadata_reader import read_metadata

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow_model_analysis as tfma
 
-from tfx_mobile.quantization_evaluator.aside import Finding
+from tfx_mobile.quantization_evaluator.scoring.aside import Finding
 from tfx_mobile.records import Fidelity
 
 Array = npt.NDArray[Any]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfx_mobile.quantization_evaluator import golden, layer_errors
-from tfx_mobile.quantization_evaluator.rows import Row
+from tfx_mobile.quantization_evaluator.close_look import golden, layer_errors
+from tfx_mobile.quantization_evaluator.scoring.rows import Row
 from tfx_mobile.records import EvaluationRecord, GoldenVectors, LayerErrors, Variant
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tfx_mobile.quantization_evaluator import (
+from tfx_mobile.quantization_evaluator import eval_config as eval_configs
+from tfx_mobile.quantization_evaluator.judging import (
     changes,
     costs,
-    evaluation,
     gates,
     latency,
     objective,
@@ -15,8 +15,8 @@ from tfx_mobile.quantization_evaluator import (
     second_baseline,
     thresholds,
 )
-from tfx_mobile.quantization_evaluator import eval_config as eval_configs
 from tfx_mobile.quantization_evaluator.parameters import Parameters
+from tfx_mobile.quantization_evaluator.scoring import evaluation
 from tfx_mobile.quantization_evaluator.versions import versions
 from tfx_mobile.records import EvaluationRecord, Failure, ModelMetrics, ProductionRecord, VariantManifest
 

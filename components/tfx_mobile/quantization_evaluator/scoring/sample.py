@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow_model_analysis as tfma
 
-from tfx_mobile.quantization_evaluator.aside import Finding
+from tfx_mobile.quantization_evaluator.scoring.aside import Finding
 
 _Chosen = list[tuple[bytes, bytes]]
 

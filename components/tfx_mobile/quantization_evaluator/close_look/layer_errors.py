@@ -11,8 +11,8 @@ from absl import logging
 
 from tfx_mobile import child_process
 from tfx_mobile.errors import ModelFileError
-from tfx_mobile.quantization_evaluator.golden import to_array, to_golden
-from tfx_mobile.quantization_evaluator.rows import Row
+from tfx_mobile.quantization_evaluator.close_look.golden import to_array, to_golden
+from tfx_mobile.quantization_evaluator.scoring.rows import Row
 from tfx_mobile.records import GoldenTensor, LayerError, LayerErrors, Variant, Verdict
 from tfx_mobile.tflite.flatbuffer import read_model, text
 
@@ -77,7 +77,7 @@ def measure(
 
 def measure_layers(request: dict[str, Any], emit: child_process.Emit) -> None:
     """Compares `request["quantized"]` with `request["float32"]`, in the child process."""
-    from tfx_mobile.quantization_evaluator import isolated_layers
+    from tfx_mobile.quantization_evaluator.close_look import isolated_layers
 
     rows = [
         {tensor.name: to_array(tensor) for tensor in map(GoldenTensor.model_validate, row)} for row in request["rows"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from tfx_mobile.quantization_evaluator.changes import Comparison
-from tfx_mobile.quantization_evaluator.gates import OVERALL, Findings, Rejection
-from tfx_mobile.quantization_evaluator.thresholds import Limit, limit_in_words
+from tfx_mobile.quantization_evaluator.judging.changes import Comparison
+from tfx_mobile.quantization_evaluator.judging.gates import OVERALL, Findings, Rejection
+from tfx_mobile.quantization_evaluator.judging.thresholds import Limit, limit_in_words
 from tfx_mobile.records import Change, Confidence, ModelMetrics, Reason
 
 _UNDECIDED = "insufficient_data"
