@@ -110,7 +110,7 @@ def test_the_layer_that_harms_a_variant_is_named_in_the_record_and_for_model_exp
 
 def test_golden_vectors_lie_beside_the_winner_and_it_reproduces_them(world, outputs):
     assert record_of(outputs).winner == "float32"
-    assert files_of(outputs["blessed_model"]) == {"model.tflite", "record.json", "golden.json"}
+    assert files_of(outputs["blessed_model"]) == {"model.tflite", "record.json", "golden.json", "model_card.md"}
     folder = Path(outputs["blessed_model"].uri)
     vectors = GoldenVectors.read(folder / "golden.json")
     assert vectors.model_sha256 == sha256_of(world.files["float32"])
@@ -153,7 +153,7 @@ def test_shuffled_examples_in_other_files_give_the_same(world, outputs):
 
 def test_without_golden_examples_there_is_no_file_and_the_number_is_a_choice(world):
     none = world.run("none", ROWS[:40], golden_examples="0")
-    assert files_of(none["blessed_model"]) == {"model.tflite", "record.json"}
+    assert files_of(none["blessed_model"]) == {"model.tflite", "record.json", "model_card.md"}
 
 
 def test_a_number_that_is_none_is_refused_when_the_pipeline_is_defined():

@@ -107,9 +107,14 @@ def test_an_unharmed_variant_passes_every_limit(record):
     assert [change.outcome for change in own] == ["pass"] * 7
 
 
-def test_a_metric_that_is_no_plain_mean_of_0_and_1_is_bootstrapped(record):
-    change = change_of(record, "harmed", "overall", metric=ENTROPY, gate=None)
-    assert change.method == "paired_bootstrap"
+def test_a_metric_that_is_no_plain_mean_of_0_and_1_is_bootstrapped(world, tmp_path):
+    config = evaluations.eval_config(drop=None)
+    entropy = next(metric for metric in config.metrics_specs[0].metrics if "Crossentropy" in metric.class_name)
+    entropy.threshold.change_threshold.direction = 1  # LOWER_IS_BETTER
+    entropy.threshold.change_threshold.absolute.value = 10
+    record = world.run(tmp_path, config, names=["harmed"])
+    change = change_of(record, "harmed", "overall", metric=ENTROPY)
+    assert (change.method, change.outcome) == ("paired_bootstrap", "pass")
     assert 0 < change.lower < change.change < change.upper
     assert math.isfinite(change.upper)
 

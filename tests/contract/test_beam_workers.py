@@ -79,7 +79,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(given):
     with zipfile.ZipFile(arguments["--extra_package"]) as archive:
         assert archive.testzip() is None
         names = archive.namelist()
-        for name in ("tfx_mobile/__init__.py", "tfx_mobile/quantization_evaluator/report.html.jinja"):
+        for name in ("tfx_mobile/__init__.py", "tfx_mobile/quantization_evaluator/report/templates/page.html.jinja"):
             assert archive.read(name) == package.parent.joinpath(name).read_bytes()
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     assert len(names) == len(set(names))

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.fakes import evaluations, models
+from tfx_mobile.records import TensorRecord
 
 Array = npt.NDArray[Any]
 Weights = Mapping[str, Array]
@@ -436,6 +437,21 @@ def spectrogram(root: Path) -> Task:
     return make(root, network, {"bands": _bands()}, rows, inputs, gain=0.05)
 
 
+def outputs_of(saved_model: Path) -> list[TensorRecord]:
+    """What its signature returns, as TFLiteConverter records it."""
+    import tensorflow as tf
+
+    outputs = tf.saved_model.load(str(saved_model)).signatures["serving_default"].structured_outputs
+    return [
+        TensorRecord(
+            name=name,
+            dtype=spec.dtype.name,
+            shape=() if spec.shape.rank is None else tuple(-1 if size is None else size for size in spec.shape),
+        )
+        for name, spec in sorted(outputs.items())
+    ]
+
+
 def evaluate(task: Task, config: Any, root: Path, **properties: Any) -> Any:
     """Runs QuantizationEvaluator's executor on a task and returns the EvaluationRecord.
 
@@ -447,7 +463,7 @@ def evaluate(task: Task, config: Any, root: Path, **properties: Any) -> Any:
     """
     from tfx_mobile.quantization_evaluator.eval_config import to_json
     from tfx_mobile.quantization_evaluator.scoring.predict import describe_saved_model
-    from tfx_mobile.records import EvaluationRecord, TensorRecord
+    from tfx_mobile.records import EvaluationRecord
 
     described = describe_saved_model(str(task.saved_model), "serving_default", parses_examples=False)
     inputs = {
@@ -458,7 +474,7 @@ def evaluate(task: Task, config: Any, root: Path, **properties: Any) -> Any:
             task.files,
             task.saved_model,
             inputs=tuple(described.inputs.values()),
-            outputs=[TensorRecord(name=name, dtype="float32", shape=(-1,)) for name in described.outputs],
+            outputs=outputs_of(task.saved_model),
         ),
     }
     outputs = evaluations.execute(inputs, {"eval_config": to_json(config), **properties}, root)

@@ -43,7 +43,7 @@ def test_missing_features_get_the_default_and_strings_stay_strings(tmp_path):
         # The examples of the first shard come first.
         assert saved["word"].ravel().tolist() == [b"a", b"bc", b"-", b"d"]
         assert saved["count"].tolist() == [[1, 2], [4, 5], [3, 9], [9, 9]]
-    with pytest.raises(EvaluationError, match="Feature 'word', an input of variant 'v', is missing in some examples"):
+    with pytest.raises(EvaluationError, match="Feature 'word', an input of v, is missing in some examples"):
         rows.save(tmp_path / "more.npz", inputs, {"count": 9}, "v")
 
 

@@ -106,6 +106,23 @@ class RowBatch:
             )
         return flat_label, flat_prediction, spread(self.weights(columns), flat_prediction.shape[1])
 
+    def binary_pairs(self, columns: Columns) -> tuple[Array, Array, Array]:
+        """The same, for metrics that take a label for a probability.
+
+        Raises:
+            EvaluationError: A label that counts is below 0 or above 1.
+        """
+        label, prediction, weights = self.pairs(columns)
+        outside = ((label < 0) | (label > 1)) & (weights > 0)
+        if outside.any():
+            name = columns.label_key or columns.output
+            raise EvaluationError(
+                f"Label {f'{name!r} ' if name else ''}is {label[outside][0]:g} in some example, and a metric of "
+                "eval_config takes labels between 0 and 1. Correct it, give the example weight 0, or choose a metric "
+                "that fits the labels."
+            )
+        return label, prediction, weights
+
 
 def spread(weights: Array, width: int) -> Array:
     """Weights [rows, 1] or [rows, width] as [rows, width].

@@ -249,9 +249,7 @@ class ConfusionMatrices(Statistic):
 
     @override
     def rows(self, batch: RowBatch) -> Array:
-        label, prediction, weights = batch.pairs(self.columns)
-        if self._fractional_labels:
-            label = np.where((label >= 0) & (label <= 1), label, np.nan)
+        label, prediction, weights = self._pairs(batch)
         columns = []
         for threshold in self.thresholds:
             share = label if self._fractional_labels else np.where(np.isnan(label), np.nan, label > threshold)
@@ -259,6 +257,9 @@ class ConfusionMatrices(Statistic):
             above = prediction > threshold
             columns += [positive * above, negative * ~above, negative * above, positive * ~above]
         return np.stack([column.sum(axis=1) for column in columns], axis=1)
+
+    def _pairs(self, batch: RowBatch) -> tuple[Array, Array, Array]:
+        return batch.binary_pairs(self.columns) if self._fractional_labels else batch.pairs(self.columns)
 
     @override
     def value(self, sums: Array) -> Any:
@@ -316,14 +317,14 @@ class Histogram(Statistic):
 
     @override
     def rows(self, batch: RowBatch) -> Array:
-        label, prediction, _ = batch.pairs(self.columns)
+        label, prediction, _ = self._pairs(batch)
         return np.where(self._bad(label, prediction).any(axis=1), np.nan, 0.0)[:, None]
 
     def entries(self, batch: RowBatch) -> tuple[Array, Array]:
         """The bucket of every pair, int64 [rows, pairs]; and its weighted label, weighted prediction and weight,
         float64 [rows, pairs, 3], all zero where there is no bucket.
         """
-        label, prediction, weights = batch.pairs(self.columns)
+        label, prediction, weights = self._pairs(batch)
         bad = self._bad(label, prediction)
         label = np.where(bad, 0, label).astype(np.float64)
         prediction = np.where(bad, 0, prediction).astype(np.float64)
@@ -349,9 +350,10 @@ class Histogram(Statistic):
 
     def _bad(self, label: Array, prediction: Array) -> Array:
         bad: Array = np.isnan(prediction) | np.isnan(label)
-        if self._fractional_labels:
-            bad |= (label < 0) | (label > 1)
         return bad
+
+    def _pairs(self, batch: RowBatch) -> tuple[Array, Array, Array]:
+        return batch.binary_pairs(self.columns) if self._fractional_labels else batch.pairs(self.columns)
 
 
 def _absolute_error(label: Array, prediction: Array) -> Any:
