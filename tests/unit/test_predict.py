@@ -135,9 +135,9 @@ def test_all_models_score_the_same_rows(saved_model, files):
 def test_what_travels_to_workers_holds_no_model(saved_model, files):
     from apache_beam.internal import pickler
 
-    from tfx_mobile.quantization_evaluator.scoring.evaluation import _Predict
+    from tfx_mobile.quantization_evaluator.scoring.prediction import Predict
 
-    fn = pickler.loads(pickler.dumps(_Predict(baseline(saved_model), [files["float32"]])))
+    fn = pickler.loads(pickler.dumps(Predict(baseline(saved_model), [files["float32"]])))
     assert len(pickle.dumps(files["float32"])) < 1000
     fn.setup()
     (extracts,) = fn.process({"features": {"image": IMAGES}, "input": SERIALIZED, "kept": 1})
