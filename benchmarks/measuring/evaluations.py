@@ -69,18 +69,31 @@ def export(model: Any, work: Path, variants: Sequence[str], samples: Any) -> Non
 
 def write_examples(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes rows as tf.Examples; floats become float features, whole numbers int64 features."""
-    import numpy as np
+    write_records(path, map(serialize, rows))
+
+
+def write_records(path: Path, records: Iterable[bytes]) -> None:
+    """Writes serialized tf.Examples."""
     import tensorflow as tf
 
     with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
-        for row in rows:
-            example = tf.train.Example()
-            for name, value in row.items():
-                values = np.ravel(value)
-                feature = example.features.feature[name]
-                kind = feature.float_list if values.dtype.kind == "f" else feature.int64_list
-                kind.value.extend(values.tolist())
-            writer.write(example.SerializeToString())
+        for record in records:
+            writer.write(record)
+
+
+def serialize(row: Mapping[str, Any]) -> bytes:
+    """A row as a serialized tf.Example."""
+    import numpy as np
+    import tensorflow as tf
+
+    example = tf.train.Example()
+    for name, value in row.items():
+        values = np.ravel(value)
+        feature = example.features.feature[name]
+        kind = feature.float_list if values.dtype.kind == "f" else feature.int64_list
+        kind.value.extend(values.tolist())
+    serialized: bytes = example.SerializeToString()
+    return serialized
 
 
 def eval_config(model_specs: list[dict[str, Any]], slices: Sequence[str], threshold: Mapping[str, Any]) -> Any:
@@ -108,14 +121,14 @@ def make_pipeline() -> Any:
     return beam.Pipeline(argv=["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"])
 
 
-def source(path: Path) -> Any:
+def source(path: Path, batch_size: int | None = None) -> Any:
     import tensorflow_model_analysis as tfma
     from tfx_bsl.public import tfxio
 
     record = tfxio.TFExampleRecord(
         file_pattern=str(path), raw_record_column_name=tfma.ARROW_INPUT_COLUMN, telemetry_descriptors=["benchmark"]
     )
-    return record.BeamSource()
+    return record.BeamSource(batch_size)
 
 
 def evaluate(
@@ -128,7 +141,7 @@ def evaluate(
     """
     import tensorflow as tf  # noqa: F401 (imports are not measured)
 
-    from tfx_mobile.quantization_evaluator.scoring import evaluation, predict
+    from tfx_mobile.quantization_evaluator.scoring import evaluation, example_checks, predict
     from tfx_mobile.records import sha256_of
     from tfx_mobile.tflite import runtime
 
@@ -140,7 +153,7 @@ def evaluate(
     files = {name: work / name / "tflite" for name in variants}
     measurement = evaluation.measure(
         make_pipeline,
-        [source(work / examples)],
+        [source(work / examples, example_checks.batch_size({"eval": [str(work / examples)]}))],
         predict.describe_saved_model(str(work / "saved_model"), KEY, None),
         [predict.VariantFile(name, str(path), sha256_of(path.read_bytes()), KEY) for name, path in files.items()],
         config,

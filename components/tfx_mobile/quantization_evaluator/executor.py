@@ -128,6 +128,7 @@ class Executor(BaseBeamExecutor):
                     _schema_file(input_dict),
                 )
             example_checks.check_examples(files, baseline, eval_configs.feature_keys(given.eval_config), transform)
+            batch_size = example_checks.batch_size(files)
             first_rows = trial.first_rows(files, transform)
             failures = _find_failures(variants, manifest, first_rows)
             runnable = [v for v in manifest.converted() if v.name not in failures]
@@ -136,7 +137,10 @@ class Executor(BaseBeamExecutor):
             measurement = evaluation.measure(
                 self._make_beam_pipeline,
                 # By pattern: a source of many files keeps all raw examples in memory where Beam runs in one process.
-                [make_source(examples_utils.get_split_file_patterns(examples, s)).BeamSource() for s in given.splits],
+                [
+                    make_source(examples_utils.get_split_file_patterns(examples, split)).BeamSource(batch_size)
+                    for split in given.splits
+                ],
                 baseline,
                 [_variant_file(variants.uri, variant, manifest) for variant in runnable],
                 given.eval_config,

@@ -11,6 +11,9 @@ from tfx_mobile.quantization_evaluator.scoring.predict import FloatModel, Transf
 from tfx_mobile.records import TensorRecord
 
 _PEEK = 100
+# Of serialized examples in a batch. Features, predictions and what metrics make of them take a few times as much.
+_BATCH_BYTES = 32 << 20
+_MOST_ROWS = 1000  # TFXIO's own cap
 
 
 def find_transform(
@@ -124,3 +127,22 @@ def check_examples(
                 "raw examples with transform_graph=transform.outputs['transform_graph']), or set signature_name in the "
                 "ModelSpec."
             )
+
+
+def batch_size(files: Mapping[str, Sequence[str]]) -> int | None:
+    """How many examples to read at once, so that large ones such as pictures stay within memory.
+
+    Args:
+        files: Compressed TFRecord files by split, which `check_examples` could read.
+
+    Returns:
+        A number of examples, by the size of the first ones; None if they are small enough for TFXIO to choose.
+    """
+    import tensorflow as tf
+
+    largest = max(
+        len(record)
+        for paths in files.values()
+        for record in tf.data.TFRecordDataset(list(paths), "GZIP").take(_PEEK).as_numpy_iterator()
+    )
+    return None if largest * _MOST_ROWS <= _BATCH_BYTES else max(1, _BATCH_BYTES // largest)
