@@ -117,6 +117,37 @@ def test_every_reason_and_caution_is_on_the_page(page, record):
             assert reason.message in text
 
 
+def test_many_slices_that_are_not_decided_make_one_sentence(record):
+    def undecided(name):
+        return Reason(
+            code="insufficient_data",
+            message=f"{ACCURACY} changes by +0.0000 against the float model on slice {name}; not decided.",
+            metric=ACCURACY,
+            slice=name,
+            limit="change >= -0.06",
+        )
+
+    few, many = ([undecided(f"label:{index}") for index in range(count)] for count in (3, 4))
+    other = Reason(code="objective", message="Latency was not weighed.")
+    for cautions, shown in (
+        (few, [c.message for c in few]),
+        (
+            many,
+            [
+                f"{ACCURACY} against the float model: the data do not decide on 4 slices (label:0, label:1, label:2, …); "
+                "required: change >= -0.06."
+            ],
+        ),
+    ):
+        verdicts = [
+            verdict.model_copy(update={"cautions": (*cautions, other)}) if verdict.passed else verdict
+            for verdict in record.verdicts
+        ]
+        text = words(render_page(record.model_copy(update={"verdicts": tuple(verdicts)})))
+        assert all(message in text for message in (*shown, other.message))
+        assert ("not decided." in text) == (cautions is few)
+
+
 def test_the_table_has_costs_metrics_and_what_misses_a_limit(page):
     found = rows(page, "variants")
     assert found["float32"][:3] == ["✕ not blessed", "✕ 292 kB misses its limit", "263 kB"]

@@ -158,7 +158,7 @@ def _compatibility(variant: Variant) -> list[str]:
 
 
 def _caveats(record: EvaluationRecord, variant: Variant) -> list[str]:
-    cautions = [_text(caution.message, None) for caution in record.verdict(variant.name).cautions]
+    cautions = [_text(caution.message, None) for caution in judgement.condensed(record.verdict(variant.name).cautions)]
     items = cautions[:_MOST_REASONS]
     if len(cautions) > _MOST_REASONS:
         items.append(f"{len(cautions) - _MOST_REASONS} more cautions are in `record.json`.")

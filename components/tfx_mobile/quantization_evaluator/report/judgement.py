@@ -16,7 +16,7 @@ from tfx_mobile.quantization_evaluator.report.formatting import (
     listed,
     plural,
 )
-from tfx_mobile.records import Change, EvaluationRecord, LatencyResult, ModelMetrics, Variant, VariantCost
+from tfx_mobile.records import Change, EvaluationRecord, LatencyResult, ModelMetrics, Reason, Variant, VariantCost
 
 #: Symbol and word of an outcome: a colour alone tells nobody anything.
 OUTCOMES: Final = {
@@ -56,6 +56,7 @@ _CODES = {
     "conversion_failed": "could not be converted",
     "unsupported_ops": "could not be converted",
 }
+_FEW_SLICES = 3  # are named one by one
 _SINGULAR = {
     "have": "has",
     "are": "is",
@@ -104,6 +105,27 @@ def is_count(name: str) -> bool:
 def baseline(record: EvaluationRecord) -> ModelMetrics:
     """The metrics of the float model."""
     return next((model for model in record.models if model.model == BASELINE), record.models[0])
+
+
+def condensed(cautions: Iterable[Reason]) -> list[Reason]:
+    """Cautions with those that say the same of many slices in one sentence; "Change by slice" has the intervals."""
+    groups: dict[tuple[str, str | None, str | None, bool], list[Reason]] = {}
+    for caution in cautions:
+        key = (caution.code, caution.metric, caution.limit, "production" in caution.message)
+        groups.setdefault(key, []).append(caution)
+    found = []
+    for (code, metric, limit, against_production), group in groups.items():
+        slices = [caution.slice for caution in group if caution.slice is not None]
+        if code != "insufficient_data" or len(slices) < max(len(group), _FEW_SLICES + 1):
+            found += group
+            continue
+        names = ", ".join(slices[:_FEW_SLICES]) + (", …" if len(slices) > _FEW_SLICES else "")
+        message = (
+            f"{metric} against the {'model in production' if against_production else 'float model'}: the data do not "
+            f"decide on {plural(len(slices), 'slice')} ({names}); required: {limit}."
+        )
+        found.append(Reason(code=code, message=message, metric=metric, limit=limit))
+    return found
 
 
 def scored(record: EvaluationRecord) -> dict[str, ModelMetrics]:
