@@ -134,8 +134,8 @@ def test_many_slices_that_are_not_decided_make_one_sentence(record):
         (
             many,
             [
-                f"{ACCURACY} against the float model: the data do not decide on 4 slices (label:0, label:1, label:2, …); "
-                "required: change >= -0.06."
+                f"{ACCURACY} against the float model: the data do not decide on 4 slices "
+                "(label:0, label:1, label:2, …); required: change >= -0.06."
             ],
         ),
     ):
