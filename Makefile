@@ -108,8 +108,10 @@ lock: $(UV) ## compile the hash-pinned locks of both lanes from pyproject.toml
 demo: setup ## digits in, a verified on-device release out; a second run compares with the first's release
 	@$(RUN) -m pipelines.demo $(ARGS)
 
+# Chromium starts from a fresh process: from one that has run hundreds of tests it was seen to die.
 test: setup ## the whole default suite
-	@$(RUN) -m pytest -q -n 2 --dist loadfile $(ARGS)
+	@$(if $(ARGS),,$(RUN) -m pytest -q tests/browser;) \
+	$(RUN) -m pytest -q -n 2 --dist loadfile $(if $(ARGS),$(ARGS),--ignore tests/browser)
 
 test-fast: setup ## the suite without the tests that take minutes
 	@$(RUN) -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
