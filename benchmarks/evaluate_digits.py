@@ -10,7 +10,6 @@ The control compares the two A of a round, which should give 1; if its median le
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,8 @@ TARGET = 5.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=ROWS, help="examples; the digits are repeated to fill them")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of A B B A")
-    parser.add_argument(
-        "--attempts", type=int, default=3, help="how often all rounds are run until the control is right"
-    )
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        print(json.dumps(CHILDREN[arguments.child](arguments.work, arguments.rows)))
+    arguments = evaluations.parse_arguments(__doc__, CHILDREN, ROWS, "examples; the digits are repeated to fill them")
+    if arguments is None:
         return
     with tempfile.TemporaryDirectory() as work:
         run("prepare", work, arguments)

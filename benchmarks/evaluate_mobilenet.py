@@ -22,7 +22,6 @@ does: low accuracies of quantized variants, and differences between the kernels 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -49,17 +48,8 @@ TARGETS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=ROWS, help="examples")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds there and back")
-    parser.add_argument(
-        "--attempts", type=int, default=3, help="how often all rounds are run until the control is right"
-    )
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        print(json.dumps(CHILDREN[arguments.child](arguments.work, arguments.rows)))
+    arguments = evaluations.parse_arguments(__doc__, CHILDREN, ROWS, "examples")
+    if arguments is None:
         return
     with tempfile.TemporaryDirectory() as work:
         prepared = run("prepare", work, arguments)

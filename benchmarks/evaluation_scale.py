@@ -11,8 +11,6 @@ of a round, of the same step, which should give 1; if its median leaves 0.9 to 1
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
@@ -31,17 +29,8 @@ TARGETS = {"ratio_101_slices_to_1": 1.3, "ratio_peak_many_to_few": 1.1}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=ROWS, help="examples; few are a tenth of them")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of A B B A")
-    parser.add_argument(
-        "--attempts", type=int, default=3, help="how often all rounds are run until the control is right"
-    )
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        print(json.dumps(CHILDREN[arguments.child](arguments.work, arguments.rows)))
+    arguments = evaluations.parse_arguments(__doc__, CHILDREN, ROWS, "examples; few are a tenth of them")
+    if arguments is None:
         return
     with tempfile.TemporaryDirectory() as work:
 

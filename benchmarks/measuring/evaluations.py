@@ -6,6 +6,8 @@ GZIP TFRecord file of tf.Examples with the features `image` (floats) and `label`
 
 from __future__ import annotations
 
+import argparse
+import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,25 @@ from measuring import cpu_seconds, peak_bytes
 IMAGE, LABEL, KEY = "image", "label", "serving_default"
 EXAMPLES = "eval.gz"
 CALIBRATION_SAMPLES = 50
+
+
+def parse_arguments(
+    description: str | None, children: Mapping[str, Callable[[Path, int], Any]], rows: int, rows_help: str
+) -> argparse.Namespace | None:
+    """A script's arguments; None in a child of it, whose step has then run and printed its result."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=rows, help=rows_help)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds there and back")
+    parser.add_argument(
+        "--attempts", type=int, default=3, help="how often all rounds are run until the control is right"
+    )
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if not arguments.child:
+        return arguments
+    print(json.dumps(children[arguments.child](arguments.work, arguments.rows)))
+    return None
 
 
 def digits() -> tuple[Any, Any, Any]:

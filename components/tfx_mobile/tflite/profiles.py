@@ -164,14 +164,15 @@ def _min_runtime(wanted: str | None) -> _Check:
         found = file.record.min_runtime_version
         if found is None:
             return "not_verified", "the file does not say"
-        if wanted is not None and _numbers(found) > _numbers(wanted):
+        if wanted is not None and version_numbers(found) > version_numbers(wanted):
             return "fail", f"needs {found}"
         return "pass", f"needs {found}"
 
     return check
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
+    """A version to compare as numbers: `2.4.0` and `2.4` are equal."""
     numbers = [int(part) for part in version.split(".")]
     while numbers and not numbers[-1]:
         numbers.pop()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tfx_mobile.quantization_evaluator.judging.costs import Measured
 from tfx_mobile.quantization_evaluator.judging.latency import Figure, ratio_of
 from tfx_mobile.records import Budget, ModelFileRecord, Reason, Undecided, Variant
+from tfx_mobile.tflite.profiles import version_numbers
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _check_min_runtime(file: ModelFileRecord, budget: Budget) -> Reason | None:
             f"{limit}, was not checked.",
             limit=f"<= {limit}",
         )
-    if _numbers(version) <= _numbers(limit):
+    if version_numbers(version) <= version_numbers(limit):
         return None
     return Reason(
         code="budget",
@@ -183,11 +184,3 @@ def _check_profiles(variant: Variant, budget: Budget, measured: Measured) -> lis
             )
         )
     return reasons
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """`2.14` and `2.14.0` are the same version."""
-    numbers = [int(part) for part in version.split(".")]
-    while numbers and not numbers[-1]:
-        numbers.pop()
-    return tuple(numbers)

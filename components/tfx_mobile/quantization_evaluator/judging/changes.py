@@ -14,8 +14,6 @@ from tfx_mobile.quantization_evaluator.judging.thresholds import Limit, SliceKey
 from tfx_mobile.quantization_evaluator.scoring.paired import PairedSample
 from tfx_mobile.records import Change, Confidence, ModelMetrics, Outcome
 
-PRODUCTION = "production"
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -95,9 +93,9 @@ def _without_interval(
     known = {(sample.variant, sample.reference, sample.metric, sample.slice) for sample in samples}
     values = {model.model: {entry.slice: entry.metrics for entry in model.slices} for model in models}
     made = []
-    for reference in (eval_configs.BASELINE, PRODUCTION):
+    for reference in (eval_configs.BASELINE, eval_configs.PRODUCTION):
         for variant in values:
-            if reference not in values or variant in (eval_configs.BASELINE, PRODUCTION):
+            if reference not in values or variant in (eval_configs.BASELINE, eval_configs.PRODUCTION):
                 continue
             for metric in metrics:
                 for name in slices:
@@ -108,7 +106,7 @@ def _without_interval(
                     made.append(
                         PairedSample(
                             variant=variant,
-                            reference="production" if reference == PRODUCTION else "saved_model",
+                            reference="production" if reference == eval_configs.PRODUCTION else "saved_model",
                             metric=metric,
                             slice=name,
                             num_examples=sizes.get(name),
@@ -124,7 +122,12 @@ def _in_order(
 ) -> tuple[PairedSample, ...]:
     orders = [
         {name: index for index, name in enumerate(names)}
-        for names in (variants, (eval_configs.BASELINE, PRODUCTION), dict.fromkeys(s.metric for s in samples), slices)
+        for names in (
+            variants,
+            (eval_configs.BASELINE, eval_configs.PRODUCTION),
+            dict.fromkeys(s.metric for s in samples),
+            slices,
+        )
     ]
 
     def order(sample: PairedSample) -> tuple[int, ...]:

@@ -161,7 +161,8 @@ def measure(
     lost = {name for name, count in counts.not_finite.items() if count} | set(counts.failures)
     beside = {name: aside.read(posixpath.join(output_path, name)) for name in findings}
     found = rejections(tfma.load_validation_result(output_path), names) if names else {}
-    metrics = results.read_metrics(output_path, models)
+    written = list(tfma.load_metrics(output_path))
+    metrics = results.metrics_of(written, models)
     return Measurement(
         num_examples=counts.num_examples,
         models=tuple(_without_values(model) if model.model in lost else model for model in metrics),
@@ -170,7 +171,7 @@ def measure(
         failures=counts.failures,
         fidelity=fidelity.from_json(beside.get(_FIDELITY_FILE, [])),
         sample=sample.from_json(beside.get(_SAMPLE_FILE, [])),
-        slice_keys=results.read_slice_keys(output_path),
+        slice_keys=results.slice_keys_of(written),
         paired=results.read_paired(paired_uri, plan, metrics) if plan.comparisons else (),
     )
 

@@ -6,11 +6,10 @@ import base64
 import json
 import math
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
-import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.slicer import slicer_lib
 
 from tfx_mobile.quantization_evaluator.eval_config import BASELINE
@@ -21,15 +20,15 @@ from tfx_mobile.quantization_evaluator.scoring.vectorized.plan import Plan
 from tfx_mobile.records import ModelMetrics, SliceMetrics
 
 
-def read_metrics(output_path: str, models: Sequence[str]) -> tuple[ModelMetrics, ...]:
+def metrics_of(written: Iterable[Any], models: Sequence[str]) -> tuple[ModelMetrics, ...]:
     """The scalar metrics that TFMA's writers wrote.
 
     Args:
-        output_path: Where TFMA wrote.
+        written: What tfma.load_metrics reads.
         models: Names of the models, in the order to return.
     """
     slices: dict[str, list[tuple[Any, SliceMetrics]]] = {name: [] for name in models}
-    for per_slice in tfma.load_metrics(output_path):
+    for per_slice in written:
         values: dict[str, dict[str, float | None]] = {name: {} for name in models}
         for entry in per_slice.metric_keys_and_values:
             kind = entry.value.WhichOneof("type")
@@ -48,10 +47,14 @@ def read_metrics(output_path: str, models: Sequence[str]) -> tuple[ModelMetrics,
     )
 
 
-def read_slice_keys(output_path: str) -> dict[str, SliceKey]:
-    """TFMA's key of every slice with metrics, by the slice in words; overall first."""
+def slice_keys_of(written: Iterable[Any]) -> dict[str, SliceKey]:
+    """TFMA's key of every slice with metrics, by the slice in words; overall first.
+
+    Args:
+        written: What tfma.load_metrics reads.
+    """
     found = []
-    for per_slice in tfma.load_metrics(output_path):
+    for per_slice in written:
         if not per_slice.HasField("cross_slice_key"):
             words, order = slice_in_words(per_slice)
             found.append((order, words, slicer_lib.deserialize_slice_key(per_slice.slice_key)))

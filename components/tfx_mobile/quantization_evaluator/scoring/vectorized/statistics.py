@@ -249,7 +249,7 @@ class ConfusionMatrices(Statistic):
 
     @override
     def rows(self, batch: RowBatch) -> Array:
-        label, prediction, weights = self._pairs(batch)
+        label, prediction, weights = _pairs(batch, self.columns, fractional_labels=self._fractional_labels)
         columns = []
         for threshold in self.thresholds:
             share = label if self._fractional_labels else np.where(np.isnan(label), np.nan, label > threshold)
@@ -257,9 +257,6 @@ class ConfusionMatrices(Statistic):
             above = prediction > threshold
             columns += [positive * above, negative * ~above, negative * above, positive * ~above]
         return np.stack([column.sum(axis=1) for column in columns], axis=1)
-
-    def _pairs(self, batch: RowBatch) -> tuple[Array, Array, Array]:
-        return batch.binary_pairs(self.columns) if self._fractional_labels else batch.pairs(self.columns)
 
     @override
     def value(self, sums: Array) -> Any:
@@ -317,14 +314,14 @@ class Histogram(Statistic):
 
     @override
     def rows(self, batch: RowBatch) -> Array:
-        label, prediction, _ = self._pairs(batch)
+        label, prediction, _ = _pairs(batch, self.columns, fractional_labels=self._fractional_labels)
         return np.where(self._bad(label, prediction).any(axis=1), np.nan, 0.0)[:, None]
 
     def entries(self, batch: RowBatch) -> tuple[Array, Array]:
         """The bucket of every pair, int64 [rows, pairs]; and its weighted label, weighted prediction and weight,
         float64 [rows, pairs, 3], all zero where there is no bucket.
         """
-        label, prediction, weights = self._pairs(batch)
+        label, prediction, weights = _pairs(batch, self.columns, fractional_labels=self._fractional_labels)
         bad = self._bad(label, prediction)
         label = np.where(bad, 0, label).astype(np.float64)
         prediction = np.where(bad, 0, prediction).astype(np.float64)
@@ -352,8 +349,9 @@ class Histogram(Statistic):
         bad: Array = np.isnan(prediction) | np.isnan(label)
         return bad
 
-    def _pairs(self, batch: RowBatch) -> tuple[Array, Array, Array]:
-        return batch.binary_pairs(self.columns) if self._fractional_labels else batch.pairs(self.columns)
+
+def _pairs(batch: RowBatch, columns: Columns, *, fractional_labels: bool) -> tuple[Array, Array, Array]:
+    return batch.binary_pairs(columns) if fractional_labels else batch.pairs(columns)
 
 
 def _absolute_error(label: Array, prediction: Array) -> Any:
