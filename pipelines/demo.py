@@ -196,11 +196,11 @@ def _act_as_device(console: Console, output: Path) -> None:
 
     from pipelines.digits import data, pipeline
     from tfx_mobile import FilesystemDestination
-    from tfx_mobile.release_store import releases
+    from tfx_mobile.release_store import reading
     from tfx_mobile.tflite.runtime import SignatureRunner
 
     destination = FilesystemDestination(base_directory=str(pipeline.release_store(output.resolve())))
-    release = releases.resolve(destination.open_store(), pipeline.NAME, pipeline.CHANNEL)
+    release = reading.resolve(destination.open_store(), pipeline.NAME, pipeline.CHANNEL)
     runner = SignatureRunner(release.model)
     console.print(
         f"Device   version {release.channel_version}, sha256 {release.manifest.file.sha256[:12]} verified, "

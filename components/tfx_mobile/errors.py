@@ -16,6 +16,10 @@
         ├── NotBlessedError           the blessing does not name the bytes at hand
         ├── ModelTooLargeError        the file exceeds what the destination takes
         ├── ConflictError             the destination holds something else under an immutable name
+        ├── ReleaseRefusedError       these bytes were rolled back on this channel
+        ├── UntrustedReleaseError     what was read is not signed by a trusted key
+        ├── SigningError              the release cannot be signed
+        ├── ShutDownError             the destination's service no longer exists
         └── DestinationUnavailableError   the destination cannot be reached or written
             └── NothingPublishedError     it can be reached, and nothing was published there yet
 
@@ -88,6 +92,22 @@ class ModelTooLargeError(PushError):
 
 class ConflictError(PushError):
     """An immutable object exists with other content, or a compare-and-swap was lost too often."""
+
+
+class ReleaseRefusedError(PushError):
+    """The bytes were rolled back on this channel and not unpinned since."""
+
+
+class UntrustedReleaseError(PushError):
+    """A channel statement or manifest is not signed by a trusted key, or was altered."""
+
+
+class SigningError(PushError):
+    """There is no key to sign with, or it cannot be used."""
+
+
+class ShutDownError(PushError):
+    """The destination's service was shut down by who ran it."""
 
 
 class DestinationUnavailableError(PushError):

@@ -130,7 +130,7 @@ def test_what_lies_beside_the_model_does_not_keep_it_from_being_pushed(world, ou
     from tfx_mobile import FilesystemDestination
     from tfx_mobile.mobile_pusher.executor import Executor
     from tfx_mobile.release_store.destinations import destinations_to_json
-    from tfx_mobile.release_store.releases import resolve
+    from tfx_mobile.release_store.reading import resolve
 
     destination = FilesystemDestination(base_directory=tmp_path / "releases")
     inputs = {key: [outputs[name]] for key, name in PUSHED.items()}

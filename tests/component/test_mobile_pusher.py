@@ -21,7 +21,7 @@ from tfx_mobile.errors import DestinationUnavailableError, ModelFileError, NotBl
 from tfx_mobile.mobile_pusher.executor import Executor
 from tfx_mobile.records import EvaluationRecord, PushReceipt, ReleaseManifest
 from tfx_mobile.release_store.destinations import destinations_to_json
-from tfx_mobile.release_store.releases import resolve
+from tfx_mobile.release_store.reading import resolve
 
 DATA = model_bytes()
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -99,7 +99,7 @@ def test_the_fingerprint_names_package_and_schema() -> None:
     import tfx_mobile
 
     fingerprint = construct().exec_properties["fingerprint"]
-    assert fingerprint == f"tfx-mobile {tfx_mobile.__version__}, release schema 1"
+    assert fingerprint == f"tfx-mobile {tfx_mobile.__version__}, release schema 2"
 
 
 def test_all_inputs_can_be_wired() -> None:

@@ -9,7 +9,8 @@ from tests.unit.test_second_baseline import release_of
 from tfx_mobile import FilesystemDestination, ProductionModel, QuantizationEvaluator
 from tfx_mobile.quantization_evaluator.eval_config import to_json
 from tfx_mobile.records import EvaluationRecord, sha256_of
-from tfx_mobile.release_store import releases
+from tfx_mobile.release_store.publishing import Push
+from tfx_mobile.release_store.publishing import publish as publish_push
 
 ACCURACY = "sparse_categorical_accuracy"
 ROWS = models.rows(60, seed=2)
@@ -49,7 +50,7 @@ def production(folder, **policy) -> ProductionModel:
 
 
 def publish(spec, data):
-    return releases.publish(spec.destination.open_store(), release_of(data), data, spec.channel)
+    return publish_push(spec.destination.open_store(), Push(release_of(data), data, spec.channel))
 
 
 def overall(record, model):

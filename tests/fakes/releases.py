@@ -17,7 +17,10 @@ from tfx_mobile.records import (
     TensorRecord,
     sha256_of,
 )
-from tfx_mobile.release_store.releases import CHANNEL_TYPE, blob_path
+from tfx_mobile.release_store.names import blob_path
+from tfx_mobile.release_store.publishing import Push
+from tfx_mobile.release_store.reading import CHANNEL_TYPE
+from tfx_mobile.release_store.signing import NO_KEYS, Keyring
 
 MODEL = "digits"
 CHANNEL = "production"
@@ -63,12 +66,17 @@ def manifest_of(data: bytes, model_name: str = MODEL) -> ReleaseManifest:
     )
 
 
+def push_of(data: bytes, channel: str = CHANNEL, model_name: str = MODEL, keyring: Keyring = NO_KEYS) -> Push:
+    """A push of `data`."""
+    return Push(manifest_of(data, model_name), data, channel, keyring)
+
+
 def read_statement(channel_file: Path) -> ChannelStatement:
     """What a channel's file states."""
     return ChannelStatement.from_json(Envelope.read(channel_file).open(CHANNEL_TYPE))
 
 
-def falsify_statement(channel_file: Path, **changes: str) -> None:
+def falsify_statement(channel_file: Path, **changes: object) -> None:
     """Writes a well-formed statement that says something else."""
     statement = read_statement(channel_file).model_copy(update=changes)
     channel_file.write_bytes(Envelope.seal(CHANNEL_TYPE, statement.to_json()).to_json())

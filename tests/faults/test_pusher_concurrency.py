@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.releases import CHANNEL, MODEL, manifest_of, model_bytes, read_statement, tree
+from tests.fakes.releases import CHANNEL, MODEL, manifest_of, model_bytes, push_of, read_statement, tree
 from tfx_mobile.errors import DestinationUnavailableError
 from tfx_mobile.records import PushReceipt
 from tfx_mobile.release_store import filesystem_store
 from tfx_mobile.release_store.filesystem_store import FilesystemStore
-from tfx_mobile.release_store.releases import publish, release_id_of, resolve
+from tfx_mobile.release_store.names import release_id_of
+from tfx_mobile.release_store.publishing import publish
+from tfx_mobile.release_store.reading import resolve
 
 PUSHERS = 8
 ROUNDS = 5
@@ -27,7 +29,7 @@ FORK_SERVER.set_forkserver_preload([__name__])
 
 def push(root: str, data: bytes, barrier: Barrier, receipts: Any) -> None:
     barrier.wait(60)
-    receipts.put(publish(FilesystemStore(root), manifest_of(data), data, CHANNEL).to_json())
+    receipts.put(publish(FilesystemStore(root), push_of(data)).to_json())
 
 
 def die_with_the_lock(root: str, data: bytes, barrier: Barrier, _: Any) -> None:
@@ -39,7 +41,7 @@ def die_with_the_lock(root: str, data: bytes, barrier: Barrier, _: Any) -> None:
 
     filesystem_store._write = half
     barrier.wait(60)
-    publish(FilesystemStore(root), manifest_of(data), data, CHANNEL)
+    publish(FilesystemStore(root), push_of(data))
 
 
 def push_at_once(root: Path, contents: list[bytes], dying: int = 0) -> list[PushReceipt]:

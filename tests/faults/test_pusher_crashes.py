@@ -7,24 +7,27 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.releases import CHANNEL, MODEL, manifest_of, model_bytes, read_statement, tree
+from tests.fakes.releases import CHANNEL, MODEL, manifest_of, model_bytes, push_of, read_statement, tree
 from tests.faults.crashing import kill_at_every_line
 from tfx_mobile.errors import DestinationUnavailableError
 from tfx_mobile.records import Envelope, ReleaseManifest
-from tfx_mobile.release_store import filesystem_store, releases
+from tfx_mobile.release_store import channel as channels
+from tfx_mobile.release_store import filesystem_store, publishing
 from tfx_mobile.release_store.destinations import FilesystemDestination, destinations_to_json
 from tfx_mobile.release_store.filesystem_store import FilesystemStore
-from tfx_mobile.release_store.releases import MANIFEST_TYPE, publish, release_id_of, resolve
+from tfx_mobile.release_store.names import release_id_of
+from tfx_mobile.release_store.publishing import publish
+from tfx_mobile.release_store.reading import MANIFEST_TYPE, resolve
 
 OLD, NEW = model_bytes(1), model_bytes(2)
 
 
 def push_new(root: Path) -> str:
-    return publish(FilesystemStore(str(root)), manifest_of(NEW), NEW, CHANNEL).status
+    return publish(FilesystemStore(str(root)), push_of(NEW)).status
 
 
 def push_old(root: Path) -> None:
-    publish(FilesystemStore(str(root)), manifest_of(OLD), OLD, CHANNEL)
+    publish(FilesystemStore(str(root)), push_of(OLD))
 
 
 def push_nothing(root: Path) -> None:
@@ -34,7 +37,9 @@ def push_nothing(root: Path) -> None:
 @pytest.mark.parametrize("prepare", [push_nothing, push_old])
 def test_killed_between_any_two_lines(tmp_path: Path, prepare: Any) -> None:
     before = (OLD,) if prepare is push_old else ()
-    killed = kill_at_every_line([releases.__file__, filesystem_store.__file__], tmp_path, push_new, prepare)
+    killed = kill_at_every_line(
+        [channels.__file__, publishing.__file__, filesystem_store.__file__], tmp_path, push_new, prepare
+    )
     assert len(killed) > 200
     intact = tree(killed[-1])
     channel = f"channels/{MODEL}/{CHANNEL}.json"
@@ -90,9 +95,12 @@ def import_executor(folder: Path) -> None:
 
 def test_the_component_killed_between_any_two_lines(tmp_path: Path) -> None:
     from tfx_mobile.mobile_pusher import executor
+    from tfx_mobile.release_store import delivery
 
-    writing = ("Do", "_publish_all", "_archive", "_describe", "_describe_release")
-    killed = kill_at_every_line([executor.__file__], tmp_path, run_component, import_executor, writing)
+    writing = ("Do", "deliver", "_publish", "_archive", "_describe", "_describe_release")
+    killed = kill_at_every_line(
+        [executor.__file__, delivery.__file__], tmp_path, run_component, import_executor, writing
+    )
     assert len(killed) > 50
     for folder in killed:
         pushed = run_component(folder)

@@ -18,7 +18,7 @@ from pipelines.lineage import NodeRun, latest_run
 from tfx_mobile import FilesystemDestination
 from tfx_mobile.artifacts import BLESSING_FILE, RECORD_FILE, REPORT_FILE
 from tfx_mobile.records import EvaluationRecord, VariantManifest
-from tfx_mobile.release_store import releases
+from tfx_mobile.release_store import reading
 from tfx_mobile.tflite.runtime import SignatureRunner
 
 pytestmark = [
@@ -51,7 +51,7 @@ class Snapshot:
     nodes: dict[str, NodeRun]
     evaluation: EvaluationRecord
     store_files: dict[str, bytes]
-    resolved: releases.Release | None
+    resolved: reading.Release | None
 
     @property
     def pushed(self):
@@ -69,7 +69,7 @@ def snapshot(workspace: Path) -> Snapshot:
         nodes=nodes,
         evaluation=EvaluationRecord.read(blessing),
         store_files=files,
-        resolved=releases.resolve(store, pipeline.NAME, pipeline.CHANNEL) if has_channel else None,
+        resolved=reading.resolve(store, pipeline.NAME, pipeline.CHANNEL) if has_channel else None,
     )
 
 

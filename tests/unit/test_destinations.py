@@ -81,7 +81,7 @@ def test_a_store_is_opened_without_touching_the_folder(tmp_path: Path) -> None:
 
 def test_importing_a_destination_imports_neither_tfx_nor_tensorflow() -> None:
     program = (
-        "import json, sys; from tfx_mobile import FilesystemDestination; import tfx_mobile.release_store.releases; "
+        "import json, sys; from tfx_mobile import FilesystemDestination; import tfx_mobile.release_store.delivery; "
         "print(json.dumps([name for name in ('tfx', 'tensorflow', 'apache_beam') if name in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

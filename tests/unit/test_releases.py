@@ -22,14 +22,19 @@ from tests.fakes.releases import (
     file_record,
     manifest_of,
     model_bytes,
+    push_of,
     read_statement,
     tree,
 )
-from tfx_mobile.errors import ConflictError, DestinationUnavailableError, ModelFileError
-from tfx_mobile.records import EvaluationSummary, PushReceipt, ReleaseManifest
-from tfx_mobile.release_store import filesystem_store, releases
+from tfx_mobile.errors import ConflictError, DestinationUnavailableError, ModelFileError, ReleaseRefusedError
+from tfx_mobile.records import ArtifactOrigin, EvaluationSummary, Lineage, PushReceipt, ReleaseManifest
+from tfx_mobile.release_store import channel as channels
+from tfx_mobile.release_store import filesystem_store
 from tfx_mobile.release_store.filesystem_store import FilesystemStore
-from tfx_mobile.release_store.releases import plan, publish, release_id_of, resolve
+from tfx_mobile.release_store.names import release_id_of
+from tfx_mobile.release_store.publishing import Push, plan, publish
+from tfx_mobile.release_store.reading import resolve
+from tfx_mobile.release_store.store import Store
 
 FIRST, SECOND = model_bytes(1), model_bytes(2)
 
@@ -44,8 +49,8 @@ def store(root: Path) -> FilesystemStore:
     return FilesystemStore(str(root))
 
 
-def push(store: releases.Store, data: bytes, channel: str = CHANNEL) -> PushReceipt:
-    return publish(store, manifest_of(data), data, channel)
+def push(store: Store, data: bytes, channel: str = CHANNEL) -> PushReceipt:
+    return publish(store, push_of(data, channel))
 
 
 def channel_file(root: Path) -> Path:
@@ -119,7 +124,7 @@ def test_the_same_bytes_with_another_evaluation_are_unchanged(store: FilesystemS
     receipt = push(store, FIRST)
     before = tree(root)
     measured = EvaluationSummary(num_examples=7, splits=("eval",), baseline={}, variant={})
-    again = publish(store, manifest_of(FIRST).model_copy(update={"evaluation": measured}), FIRST, CHANNEL)
+    again = publish(store, Push(manifest_of(FIRST).model_copy(update={"evaluation": measured}), FIRST, CHANNEL))
     assert (again.status, again.release_id, again.channel_version) == ("unchanged", receipt.release_id, 1)
     assert tree(root) == before
 
@@ -128,7 +133,7 @@ def test_the_same_bytes_replace_a_release_whose_manifest_was_lost(store: Filesys
     push(store, FIRST)
     manifest_file(root, FIRST).unlink()
     measured = EvaluationSummary(num_examples=7, splits=("eval",), baseline={}, variant={})
-    again = publish(store, manifest_of(FIRST).model_copy(update={"evaluation": measured}), FIRST, CHANNEL)
+    again = publish(store, Push(manifest_of(FIRST).model_copy(update={"evaluation": measured}), FIRST, CHANNEL))
     assert (again.status, again.channel_version) == ("pushed", 2)
     assert resolve(store, MODEL, CHANNEL).model == FIRST
 
@@ -146,7 +151,7 @@ def test_each_release_gets_the_next_version(store: FilesystemStore, root: Path) 
 
 
 def test_the_history_is_bounded(store: FilesystemStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(releases, "PREVIOUS_KEPT", 3)
+    monkeypatch.setattr(channels, "PREVIOUS_KEPT", 3)
     for seed in range(6):
         push(store, model_bytes(seed))
     assert [e.version for e in read_statement(channel_file(root)).previous] == [5, 4, 3]
@@ -155,7 +160,7 @@ def test_the_history_is_bounded(store: FilesystemStore, root: Path, monkeypatch:
 def test_channels_and_models_do_not_touch_each_other(store: FilesystemStore) -> None:
     push(store, FIRST)
     push(store, SECOND, channel="beta")
-    publish(store, manifest_of(SECOND, "faces"), SECOND, CHANNEL)
+    publish(store, push_of(SECOND, model_name="faces"))
     assert resolve(store, MODEL, CHANNEL).model == FIRST
     assert (resolve(store, MODEL, "beta").model, resolve(store, MODEL, "beta").channel_version) == (SECOND, 1)
     assert resolve(store, "faces", CHANNEL).manifest.model == "faces"
@@ -243,7 +248,7 @@ def test_resolve_refuses_a_damaged_or_foreign_channel(store: FilesystemStore, ro
 
 def test_resolve_refuses_a_manifest_of_another_model(store: FilesystemStore, root: Path) -> None:
     foreign = manifest_of(FIRST, "faces")
-    publish(store, foreign, FIRST, CHANNEL)
+    publish(store, Push(foreign, FIRST, CHANNEL))
     push(store, FIRST)
     shutil.copytree(root / "releases" / "faces", root / "releases" / MODEL, dirs_exist_ok=True)
     falsify_statement(channel_file(root), release_id=release_id_of(foreign))
@@ -260,7 +265,7 @@ def test_a_corrupt_blob_is_a_conflict(store: FilesystemStore, root: Path) -> Non
     before = tree(root)
     for act in (publish, plan):
         with pytest.raises(ConflictError, match=f"{blob_file(root, SECOND)} exists with other bytes"):
-            act(store, manifest_of(SECOND), SECOND, CHANNEL)
+            act(store, push_of(SECOND))
     assert tree(root) == before
 
 
@@ -269,7 +274,7 @@ def test_a_foreign_manifest_is_a_conflict(store: FilesystemStore, root: Path) ->
     manifest_file(root, SECOND).write_bytes(b"{}")
     for act in (publish, plan):
         with pytest.raises(ConflictError, match="exists with other bytes"):
-            act(store, manifest_of(SECOND), SECOND, CHANNEL)
+            act(store, push_of(SECOND))
     assert resolve(store, MODEL, CHANNEL).model == FIRST
 
 
@@ -285,7 +290,7 @@ def test_a_damaged_channel_is_found_before_anything_is_written(store: Filesystem
 def test_a_manifest_of_other_bytes_is_refused(store: FilesystemStore, root: Path) -> None:
     for act in (publish, plan):
         with pytest.raises(ModelFileError, match="its manifest says"):
-            act(store, manifest_of(FIRST), SECOND, CHANNEL)
+            act(store, Push(manifest_of(FIRST), SECOND, CHANNEL))
     assert not root.exists()
 
 
@@ -301,7 +306,7 @@ def test_a_file_in_the_way_is_an_unavailable_destination(tmp_path: Path) -> None
     store = FilesystemStore(str(tmp_path / "file" / "releases"))
     for act in (publish, plan):
         with pytest.raises(DestinationUnavailableError, match="file/releases") as raised:
-            act(store, manifest_of(FIRST), FIRST, CHANNEL)
+            act(store, push_of(FIRST))
         assert "push again" in str(raised.value)
     assert tree(tmp_path) == {"file": b"in the way"}
 
@@ -336,7 +341,7 @@ def test_a_read_only_destination(public: Path) -> None:
     with read_only(public):
         for act in (publish, plan):
             with pytest.raises(DestinationUnavailableError, match=r"[Pp]ermission"):
-                act(store, manifest_of(FIRST), FIRST, CHANNEL)
+                act(store, push_of(FIRST))
     assert list(public.iterdir()) == []
 
 
@@ -346,10 +351,10 @@ def test_a_read_only_destination_that_has_the_release(public: Path) -> None:
     push(store, SECOND)
     with read_only(public):
         assert push(store, SECOND).status == "unchanged"
-        assert plan(store, manifest_of(SECOND), SECOND, CHANNEL).status == "dry_run"
+        assert plan(store, push_of(SECOND)).status == "dry_run"
         for act in (publish, plan):  # the bytes are there, but the channel cannot be moved back to them
             with pytest.raises(DestinationUnavailableError, match=r"channels/.*[Pp]ermission"):
-                act(store, manifest_of(FIRST), FIRST, CHANNEL)
+                act(store, push_of(FIRST))
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -396,7 +401,7 @@ def test_bytes_are_on_disk_before_their_name_and_that_before_the_next_step(
 
 
 def test_plan_writes_nothing(store: FilesystemStore, root: Path) -> None:
-    planned = plan(store, manifest_of(FIRST), FIRST, CHANNEL)
+    planned = plan(store, push_of(FIRST))
     assert (planned.status, planned.channel_version, planned.previous_release_id) == ("dry_run", None, None)
     assert not root.parent.exists()
     receipt = push(store, FIRST)
@@ -406,7 +411,7 @@ def test_plan_writes_nothing(store: FilesystemStore, root: Path) -> None:
         receipt.model_uri,
     )
     before = tree(root)
-    planned = plan(store, manifest_of(SECOND), SECOND, CHANNEL)
+    planned = plan(store, push_of(SECOND))
     assert (planned.channel_version, planned.previous_release_id) == (1, receipt.release_id)
     assert tree(root) == before
 
@@ -454,7 +459,7 @@ class NeverSwaps(FilesystemStore):
 
 
 def test_losing_every_time_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(releases, "_MAX_SWAPS", 3)
+    monkeypatch.setattr(channels, "_MAX_SWAPS", 3)
     with pytest.raises(ConflictError, match="was moved by others each of the 3 times"):
         push(NeverSwaps(str(root)), FIRST)
 
@@ -479,8 +484,23 @@ class DamagesBlobs(FilesystemStore):
 
 
 def test_a_blob_that_is_read_back_altered_is_an_error(root: Path) -> None:
-    with pytest.raises(ModelFileError, match="its release says"):
+    with pytest.raises(ConflictError, match="exists with other bytes"):
         push(DamagesBlobs(str(root)), FIRST)
+    assert not channel_file(root).exists()
+
+
+class LosesBlobs(FilesystemStore):
+    """Says that it stored the bytes and did not."""
+
+    def put_if_absent(self, path: str, data: bytes) -> None:
+        if not path.startswith("blobs/"):
+            super().put_if_absent(path, data)
+
+
+def test_a_blob_that_is_not_there_afterwards_is_an_error(root: Path) -> None:
+    with pytest.raises(ConflictError, match="was written and is not there"):
+        push(LosesBlobs(str(root)), FIRST)
+    assert not channel_file(root).exists()
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------
@@ -519,6 +539,73 @@ def test_a_lock_that_is_never_released_is_an_error(
         with pytest.raises(DestinationUnavailableError, match="another pusher has held"):
             push(store, SECOND)
     assert push(store, SECOND).channel_version == 2
+
+
+def test_listing_and_deleting(store: FilesystemStore, root: Path) -> None:
+    push(store, FIRST)
+    push(store, SECOND)
+    listed = {info.path: info for info in store.list("blobs/")}
+    assert {path: info.size_bytes for path, info in listed.items()} == {
+        manifest_of(data).blob: len(data) for data in (FIRST, SECOND)
+    }
+    first = listed[manifest_of(FIRST).blob]
+    assert not store.delete(first.path, "another generation")
+    assert blob_file(root, FIRST).exists()
+    assert store.delete(first.path, first.generation)
+    assert not blob_file(root, FIRST).exists()
+    assert store.delete(first.path, first.generation)
+    assert list(store.list("nothing/")) == []
+
+
+def test_what_is_being_pruned_is_not_published(store: FilesystemStore, root: Path) -> None:
+    push(store, FIRST)
+    falsify_statement(channel_file(root), pruning=(hashlib.sha256(SECOND).hexdigest(),))
+    with pytest.raises(ConflictError, match="is being pruned"):
+        push(store, SECOND)
+    assert not blob_file(root, SECOND).exists()
+
+
+def test_what_was_rolled_back_is_not_published(store: FilesystemStore, root: Path) -> None:
+    push(store, FIRST)
+    falsify_statement(channel_file(root), refused=(hashlib.sha256(SECOND).hexdigest(),))
+    for act in (publish, plan):
+        with pytest.raises(ReleaseRefusedError, match=r"was rolled back .* tfx-mobile unpin digits"):
+            act(store, push_of(SECOND))
+    assert push(store, model_bytes(3)).channel_version == 2
+    with pytest.raises(ReleaseRefusedError):
+        push(store, SECOND)
+
+
+# --- an old run that finishes late -----------------------------------------------------------------------------------
+
+
+def of_span(data: bytes, span: int | None, created_ms: int | None = None) -> Push:
+    origin = ArtifactOrigin(type="Examples", span=span)
+    lineage = Lineage(model=ArtifactOrigin(type="Model", created_ms=created_ms), examples=(origin,))
+    return Push(manifest_of(data).model_copy(update={"lineage": lineage}), data, CHANNEL)
+
+
+def test_an_older_run_is_superseded(store: FilesystemStore, root: Path) -> None:
+    assert publish(store, of_span(FIRST, 2, 200)).status == "pushed"
+    before = tree(root)
+    late = publish(store, of_span(SECOND, 1, 300))
+    assert (late.status, late.channel_version, late.previous_release_id) == (
+        "superseded",
+        1,
+        read_statement(channel_file(root)).release_id,
+    )
+    assert publish(store, of_span(SECOND, 2, 199)).status == "superseded"
+    assert tree(root) == before
+    assert plan(store, of_span(SECOND, 1)).details == {"would_be": "superseded"}
+    # Equal, or not comparable: not older.
+    assert publish(store, of_span(SECOND, 2, 200)).status == "pushed"
+    assert publish(store, of_span(FIRST, None)).status == "pushed"
+    assert publish(store, of_span(SECOND, 1)).status == "superseded"
+
+
+def test_the_same_bytes_of_an_older_run_are_unchanged(store: FilesystemStore) -> None:
+    publish(store, of_span(FIRST, 2))
+    assert publish(store, of_span(FIRST, 1)).status == "unchanged"
 
 
 def test_the_description_of_a_file_is_part_of_the_release() -> None:

@@ -20,7 +20,7 @@ from tfx_mobile.records import (
     Verdict,
     sha256_of,
 )
-from tfx_mobile.release_store import releases
+from tfx_mobile.release_store import names, publishing, reading
 
 ROWS = models.rows(20)
 
@@ -31,7 +31,7 @@ def release_of(data: bytes, **file) -> ReleaseManifest:
         model="digits",
         variant="float32",
         recipe=evaluations.recipe("float32"),
-        blob=releases.blob_path("digits", sha256_of(data)),
+        blob=names.blob_path("digits", sha256_of(data)),
         file=evaluations.file_record(data).model_copy(update=file),
         evaluation=EvaluationSummary(num_examples=1, splits=("eval",), baseline={}, variant={}),
         source_sha256=evaluations.SOURCE_SHA256,
@@ -58,7 +58,7 @@ class TestFinding:
     def publish(self, spec, data=b"") -> str:
         data = data or fake_releases.model_bytes()
         manifest = fake_releases.manifest_of(data, "digits")
-        receipt = releases.publish(spec.destination.open_store(), manifest, data, spec.channel)
+        receipt = publishing.publish(spec.destination.open_store(), publishing.Push(manifest, data, spec.channel))
         return receipt.release_id
 
     def test_a_release(self, tmp_path):
@@ -126,7 +126,7 @@ class TestLookingAtIt:
         return first_rows({"eval": [str(path) for path in root.rglob("*.gz")]})
 
     def inspect(self, tmp_path, rows, data, today=None):
-        release = releases.Release("0" * 64, release_of(data), data, 1)
+        release = reading.Release("0" * 64, release_of(data), data, 1)
         return second_baseline.inspect(release, today or source(), rows, tmp_path)
 
     def test_one_that_can_be_compared(self, tmp_path, rows):
@@ -171,7 +171,7 @@ class TestDefaults:
         (signature,) = evaluations.file_record(data).signatures
         inputs = tuple(t.model_copy(update={"default": recorded}) for t in signature.inputs)
         manifest = release_of(data, signatures=(signature.model_copy(update={"inputs": inputs}),))
-        return dict(second_baseline.defaults(releases.Release("0" * 64, manifest, data, 1), signature, source(today)))
+        return dict(second_baseline.defaults(reading.Release("0" * 64, manifest, data, 1), signature, source(today)))
 
     def test_its_own_come_first(self):
         image = TensorRecord(name="image", dtype="float32", shape=(-1, 16), default=1.0)

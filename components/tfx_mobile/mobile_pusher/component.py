@@ -16,7 +16,7 @@ from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel
 from tfx_mobile.mobile_pusher import executor
 from tfx_mobile.records import ReleaseManifest
 from tfx_mobile.release_store.destinations import Destination, destinations_to_json, parse_destinations
-from tfx_mobile.release_store.releases import check_channel, check_model_name
+from tfx_mobile.release_store.names import DEFAULT_CHANNEL, check_channel, check_model_name
 
 
 class MobilePusherSpec(ComponentSpec):
@@ -83,7 +83,7 @@ class MobilePusher(base_component.BaseComponent):
         blessing: types.BaseChannel,
         model_name: str | RuntimeParameter,
         destinations: Iterable[Destination | Mapping[str, Any]] | str | RuntimeParameter,
-        channel: str | RuntimeParameter = executor.DEFAULT_CHANNEL,
+        channel: str | RuntimeParameter = DEFAULT_CHANNEL,
         model_blessing: types.BaseChannel | None = None,
         infra_blessing: types.BaseChannel | None = None,
         evaluation: types.BaseChannel | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -13,7 +13,7 @@ from tfx.dsl.io import fileio
 from tfx.types.artifact import Artifact
 
 from tfx_mobile import artifact_io, artifacts
-from tfx_mobile.errors import ModelFileError, NotBlessedError, PushError, TFXMobileError
+from tfx_mobile.errors import ModelFileError, NotBlessedError, PushError
 from tfx_mobile.records import (
     BlessedModelRecord,
     EvaluationRecord,
@@ -26,8 +26,11 @@ from tfx_mobile.records import (
     canonical_json,
     sha256_of,
 )
-from tfx_mobile.release_store.destinations import Destination, parse_destinations
-from tfx_mobile.release_store.releases import blob_path, check_channel, check_model_name, plan, publish
+from tfx_mobile.release_store.delivery import deliver, open_destinations, plan_delivery
+from tfx_mobile.release_store.destinations import parse_destinations
+from tfx_mobile.release_store.names import DEFAULT_CHANNEL, blob_path, check_channel, check_model_name
+from tfx_mobile.release_store.publishing import Push
+from tfx_mobile.release_store.signing import NO_KEYS
 
 MODEL_KEY = "model"
 BLESSING_KEY = "blessing"
@@ -40,8 +43,6 @@ CHANNEL_KEY = "channel"
 DESTINATIONS_KEY = "destinations"
 DRY_RUN_KEY = "dry_run"
 FINGERPRINT_KEY = "fingerprint"
-
-DEFAULT_CHANNEL = "production"
 
 _TFLITE_SUFFIX = ".tflite"
 _FILE_IDENTIFIER = b"TFL3"
@@ -66,8 +67,7 @@ class Executor(base_executor.BaseExecutor):
             ValueError: A parameter is not valid.
             NotBlessedError: The blessing is of other bytes, or of nothing.
             ModelFileError: The file is missing, not the only one, not a `.tflite`, or altered.
-            ConflictError: See `releases.publish`.
-            DestinationUnavailableError: See `releases.publish`.
+            PushError: See `delivery.deliver`.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         model_name = check_model_name(exec_properties.get(MODEL_NAME_KEY))
@@ -86,15 +86,15 @@ class Executor(base_executor.BaseExecutor):
 
         variant, file, model = _read_model(artifact_io.single(input_dict, MODEL_KEY, PushError), judgement)
         manifest = _manifest_of(model_name, variant, file, judgement)
-        receipts = [plan(d.open_store(), manifest, model, channel) for d in destinations]
-        if not dry_run:
-            receipts = _publish_all(destinations, manifest, model, channel)
+        push = Push(manifest, model, channel, NO_KEYS)
+        opened = open_destinations(destinations, push.keyring)
+        receipts = plan_delivery(opened, push) if dry_run else deliver(opened, push)
 
         statuses = [receipt.status for receipt in receipts]
         status: PushStatus = "pushed" if "pushed" in statuses else statuses[0]
-        _archive(pushed_model, manifest, receipts, model=None if dry_run else model)
+        _archive(pushed_model, push.manifest, receipts, model=None if dry_run else model)
         _describe(pushed_model, status, channel)
-        _describe_release(pushed_model, manifest, receipts)
+        _describe_release(pushed_model, push.manifest, receipts)
         for receipt in receipts:
             logging.info("%s: %s", receipt.status, receipt.to_json().decode())
 
@@ -207,27 +207,12 @@ def _manifest_of(
         ),
         source_sha256=judgement.source_sha256,
         versions=judgement.versions,
+        lineage=judgement.lineage,
     )
 
 
-def _publish_all(
-    destinations: tuple[Destination, ...], manifest: ReleaseManifest, model: bytes, channel: str
-) -> list[PushReceipt]:
-    receipts: list[PushReceipt] = []
-    for destination in destinations:
-        store = destination.open_store()
-        try:
-            receipts.append(publish(store, manifest, model, channel))
-        except TFXMobileError as error:
-            done = ", ".join(f"{receipt.destination} ({receipt.status})" for receipt in receipts)
-            if not done:
-                raise
-            raise type(error)(f"{error} Already done: {done}; the next run leaves these unchanged.") from error
-    return receipts
-
-
 def _archive(
-    pushed_model: Artifact, manifest: ReleaseManifest, receipts: list[PushReceipt], model: bytes | None
+    pushed_model: Artifact, manifest: ReleaseManifest, receipts: Sequence[PushReceipt], model: bytes | None
 ) -> None:
     """Keeps what was pushed in the pipeline's own artifact, as the stock Pusher does."""
     files = {artifacts.RELEASE_FILE: manifest.to_json(), artifacts.RECEIPTS_FILE: _to_json(receipts)}
@@ -237,7 +222,7 @@ def _archive(
         artifact_io.write_bytes(pushed_model, name, data)
 
 
-def _to_json(receipts: list[PushReceipt]) -> bytes:
+def _to_json(receipts: Sequence[PushReceipt]) -> bytes:
     return canonical_json([receipt.model_dump(mode="json") for receipt in receipts])
 
 
@@ -247,7 +232,7 @@ def _describe(pushed_model: Artifact, status: PushStatus, channel: str) -> None:
     pushed_model.set_string_custom_property(artifacts.CHANNEL, channel)
 
 
-def _describe_release(pushed_model: Artifact, manifest: ReleaseManifest, receipts: list[PushReceipt]) -> None:
+def _describe_release(pushed_model: Artifact, manifest: ReleaseManifest, receipts: Sequence[PushReceipt]) -> None:
     """Describes the release, and its place at the first destination."""
     first = receipts[0]
     pushed_model.set_int_custom_property(artifacts.SIZE_BYTES, manifest.file.size_bytes)

@@ -15,7 +15,7 @@ from tfx.proto.orchestration import driver_output_pb2
 from tfx_mobile.errors import EvalConfigError, PushError
 from tfx_mobile.quantization_evaluator import parameters
 from tfx_mobile.quantization_evaluator.executor import PRODUCTION_KEY
-from tfx_mobile.release_store import releases
+from tfx_mobile.release_store import reading
 
 #: An execution property; part of the cache's key, and not read by the executor, which resolves the channel itself.
 PRODUCTION_RELEASE_KEY = "production_release"
@@ -49,7 +49,7 @@ def release_in_production(exec_properties: dict[str, Any]) -> str | None:
         spec = parameters.parse_production(exec_properties.get(PRODUCTION_KEY))
         if spec is None:
             return None
-        statement = releases.current_statement(spec.destination.open_store(), spec.model_name, spec.channel)
+        statement = reading.current_statement(spec.destination.open_store(), spec.model_name, spec.channel)
     except (EvalConfigError, PushError) as error:
         return type(error).__name__
     return f"{statement.version}-{statement.release_id}" if statement is not None else "none"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, field_validator
 
-from tfx_mobile.release_store.destinations import Destination
-from tfx_mobile.release_store.releases import check_channel, check_model_name
+from tfx_mobile.release_store.destinations import Destination, parse_destination
+from tfx_mobile.release_store.names import DEFAULT_CHANNEL, check_channel, check_model_name
 
 
 class ProductionModel(BaseModel):
@@ -29,9 +29,9 @@ class ProductionModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    destination: Destination
+    destination: SerializeAsAny[Destination]
     model_name: str
-    channel: str = "production"
+    channel: str = DEFAULT_CHANNEL
     if_not_comparable: Literal["block", "skip"] = "block"
 
     def __init__(self, **values: Any) -> None:
@@ -45,6 +45,11 @@ class ProductionModel(BaseModel):
                 f"Invalid ProductionModel: {problems}. Write ProductionModel(destination=FilesystemDestination("
                 "base_directory='/path/of/a/folder'), model_name='digits', channel='production')."
             ) from None
+
+    @field_validator("destination", mode="before")
+    @classmethod
+    def _parse_destination(cls, value: object) -> Destination:
+        return parse_destination(value)
 
     @field_validator("model_name")
     @classmethod

@@ -65,6 +65,7 @@ from tfx_mobile.records.inspection import (
     SizePart,
     TensorMetadataRecord,
 )
+from tfx_mobile.records.lineage import ArtifactOrigin, Lineage, ReleaseOrder
 from tfx_mobile.records.model_files import (
     Finding,
     ModelFileRecord,
@@ -77,6 +78,7 @@ from tfx_mobile.records.model_files import (
     WeightsRecord,
 )
 from tfx_mobile.records.releases import (
+    ChannelAction,
     ChannelEntry,
     ChannelStatement,
     Envelope,
@@ -85,9 +87,11 @@ from tfx_mobile.records.releases import (
     PushReceipt,
     PushStatus,
     ReleaseManifest,
+    Signature,
 )
 
 __all__ = [
+    "ArtifactOrigin",
     "AssociatedFileRecord",
     "Balance",
     "BlessedModelRecord",
@@ -96,6 +100,7 @@ __all__ = [
     "CalibrationFinding",
     "CalibrationRecord",
     "Change",
+    "ChannelAction",
     "ChannelEntry",
     "ChannelStatement",
     "Confidence",
@@ -124,6 +129,7 @@ __all__ = [
     "LatencySpec",
     "LayerError",
     "LayerErrors",
+    "Lineage",
     "MetadataRecord",
     "MetricError",
     "ModelFileRecord",
@@ -139,10 +145,12 @@ __all__ = [
     "Reason",
     "Record",
     "ReleaseManifest",
+    "ReleaseOrder",
     "RepairRecord",
     "RepairTrial",
     "RuleResult",
     "RuleStatus",
+    "Signature",
     "SignatureRecord",
     "SizePart",
     "SliceMetrics",

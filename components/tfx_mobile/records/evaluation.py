@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from tfx_mobile.records.base import SHA256_PATTERN, Record
 from tfx_mobile.records.conversion import SourceModelRecord, Variant
+from tfx_mobile.records.lineage import Lineage
 
 Criterion = Literal["size", "latency", "quality"]
 Undecided = Literal["warn", "block"]
@@ -425,6 +426,7 @@ class EvaluationRecord(Record):
         layer_errors: One per quantized variant that missed a gate.
         production: The second baseline; None if none was asked for.
         quality_metric: The metric that `quality` means; None if no threshold names one.
+        lineage: The artifacts that were evaluated; None in a record of an older version.
     """
 
     schema_version: Literal[2] = 2
@@ -448,6 +450,7 @@ class EvaluationRecord(Record):
     layer_errors: tuple[LayerErrors, ...] = ()
     production: ProductionRecord | None = None
     quality_metric: str | None = None
+    lineage: Lineage | None = None
 
     @model_validator(mode="before")
     @classmethod

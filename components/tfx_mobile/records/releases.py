@@ -11,9 +11,11 @@ from pydantic import Field
 from tfx_mobile.errors import TFXMobileError
 from tfx_mobile.recipes import ConversionRecipe
 from tfx_mobile.records.base import SHA256_PATTERN, Record
+from tfx_mobile.records.lineage import Lineage, ReleaseOrder
 from tfx_mobile.records.model_files import ModelFileRecord
 
-PushStatus = Literal["pushed", "unchanged", "not_blessed", "dry_run"]
+PushStatus = Literal["pushed", "unchanged", "not_blessed", "dry_run", "superseded"]
+ChannelAction = Literal["publish", "rollback", "promote", "pin", "unpin", "prune"]
 
 
 class EvaluationSummary(Record):
@@ -40,24 +42,31 @@ class ReleaseManifest(Record):
 
     Attributes:
         model: Name the model is published under.
-        variant: The blessed variant's name.
-        recipe: How it was converted.
+        variant: The blessed variant's name; of an imported model, where it came from.
         blob: Path of the bytes below the destination's address.
         file: Hash, size, signatures, ops and oldest runtime of the file.
-        evaluation: What the evaluation measured.
-        source_sha256: Digest of the float SavedModel it was converted from.
-        versions: Versions of what judged it.
+        recipe: How it was converted; None for an imported model.
+        evaluation: What the evaluation measured; None if nothing was evaluated.
+        source_sha256: Digest of the float SavedModel it was converted from; None for an imported model.
+        versions: Versions of what made and judged it.
+        labels: What the pusher's author wrote about it.
+        lineage: The artifacts it was made of; None for an imported model.
+        signing_key_id: Which key signs the release; None without one. Part of the release, so that signing what was
+            unsigned, or with a new key, is a release of its own.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     model: str
     variant: str
-    recipe: ConversionRecipe
     blob: str
     file: ModelFileRecord
-    evaluation: EvaluationSummary
-    source_sha256: str = Field(pattern=SHA256_PATTERN)
-    versions: dict[str, str]
+    recipe: ConversionRecipe | None = None
+    evaluation: EvaluationSummary | None = None
+    source_sha256: str | None = Field(default=None, pattern=SHA256_PATTERN)
+    versions: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict)
+    lineage: Lineage | None = None
+    signing_key_id: str | None = None
 
 
 PayloadType = Literal[
@@ -66,25 +75,42 @@ PayloadType = Literal[
 ]
 
 
+class Signature(Record):
+    """One signature of an envelope.
+
+    Attributes:
+        keyid: Lower-case hexadecimal SHA-256 of the public key in its DER form (SubjectPublicKeyInfo).
+        sig: Base64 of the signature over `Envelope.signed_bytes`: for P-256 in DER form, for Ed25519 64 bytes.
+    """
+
+    keyid: str = Field(pattern=SHA256_PATTERN)
+    sig: str
+
+
 class Envelope(Record):
-    """Every JSON object of a release store: exact bytes in a DSSE envelope, not signed yet.
+    """Every JSON object of a release store: exact bytes and their signatures in a DSSE envelope.
 
     Field names are those of https://github.com/secure-systems-lab/dsse/blob/master/envelope.md.
 
     Attributes:
         payloadType: What the payload is.
         payload: Canonical JSON in base64; hash the decoded bytes, never a re-serialisation.
-        signatures: Empty.
+        signatures: Empty if the release store is not signed.
     """
 
     payloadType: PayloadType
     payload: str
-    signatures: tuple[()] = ()
+    signatures: tuple[Signature, ...] = ()
 
     @classmethod
-    def seal(cls, payload_type: PayloadType, payload: bytes) -> Envelope:
+    def seal(cls, payload_type: PayloadType, payload: bytes, signatures: tuple[Signature, ...] = ()) -> Envelope:
         """Puts bytes into an envelope."""
-        return cls(payloadType=payload_type, payload=base64.b64encode(payload).decode())
+        return cls(payloadType=payload_type, payload=base64.b64encode(payload).decode(), signatures=signatures)
+
+    @staticmethod
+    def signed_bytes(payload_type: PayloadType, payload: bytes) -> bytes:
+        """What is signed: DSSE's pre-authentication encoding, so that one type never passes for another."""
+        return b"DSSEv1 %d %s %d %s" % (len(payload_type), payload_type.encode(), len(payload), payload)
 
     def open(self, payload_type: PayloadType) -> bytes:
         """The bytes in it.
@@ -105,7 +131,9 @@ class ChannelEntry(Record):
 
     version: int = Field(ge=1)
     release_id: str = Field(pattern=SHA256_PATTERN)
+    sha256: str = Field(pattern=SHA256_PATTERN)
     nonce: str
+    action: ChannelAction = "publish"
 
 
 class ChannelStatement(Record):
@@ -114,26 +142,46 @@ class ChannelStatement(Record):
     Attributes:
         model: The model's name.
         channel: The channel's name.
-        version: Grows by one with every change and never shrinks; a device refuses a lower one than it has seen.
+        version: Grows by one with every change and never shrinks, also when going back to an earlier release; a device
+            refuses a lower one than it has seen.
         release_id: The release.
         sha256: Of the release's bytes, so that a device that has them need not ask further.
-        nonce: Unique to the push that wrote this statement; tells a pusher its own write from a rival's.
+        nonce: Unique to the act that wrote this statement; tells a writer its own write from a rival's.
+        action: What that act was.
         previous: What the channel named before, newest first.
+        order: The newest place in time that was ever published here; going back does not lower it.
+        refused: Hashes that are not published here until they are unpinned: those that were rolled back.
+        pinned: Releases that are never pruned.
+        pruning: Hashes about to be deleted; nobody may point at them until that is over.
+        signing_key_id: Which key signs the statement; None without one.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     model: str
     channel: str
     version: int = Field(ge=1)
     release_id: str = Field(pattern=SHA256_PATTERN)
     sha256: str = Field(pattern=SHA256_PATTERN)
     nonce: str
+    action: ChannelAction = "publish"
     previous: tuple[ChannelEntry, ...] = ()
+    order: ReleaseOrder | None = None
+    refused: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    pruning: tuple[str, ...] = ()
+    signing_key_id: str | None = None
 
     @property
     def history(self) -> tuple[ChannelEntry, ...]:
         """What the channel names and named, newest first."""
-        return (ChannelEntry(version=self.version, release_id=self.release_id, nonce=self.nonce), *self.previous)
+        newest = ChannelEntry(
+            version=self.version,
+            release_id=self.release_id,
+            sha256=self.sha256,
+            nonce=self.nonce,
+            action=self.action,
+        )
+        return (newest, *self.previous)
 
 
 class PushReceipt(Record):
@@ -141,19 +189,22 @@ class PushReceipt(Record):
 
     Attributes:
         status: `pushed`: this push moved the channel to the release. `unchanged`: the channel named these bytes
-            already, nothing was written. `dry_run`: everything was checked, nothing was written.
+            already, nothing was written. `superseded`: the channel has had a newer run's release, nothing was written.
+            `dry_run`: everything was checked, nothing was written.
         destination: The destination's address.
         release_id: Content-derived id of the release.
         previous_release_id: What the channel named before this release; None if it is the first.
         channel_version: The channel's number after the push; None while nothing was ever pushed to it.
         manifest_uri: Where the release manifest lies, or for a dry run would lie.
         model_uri: Where the bytes lie, or for a dry run would lie.
+        details: What else the destination says of it, such as the ids of a model in Firebase ML.
     """
 
-    status: Literal["pushed", "unchanged", "dry_run"]
+    status: Literal["pushed", "unchanged", "superseded", "dry_run"]
     destination: str
     release_id: str
     previous_release_id: str | None = None
     channel_version: int | None = None
     manifest_uri: str
     model_uri: str
+    details: dict[str, str] = Field(default_factory=dict)

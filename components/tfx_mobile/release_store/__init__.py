@@ -1,5 +1,15 @@
 """Where releases live, and the protocol by which they are written and read back.
 
-`destinations` says where, as data. `releases` is the protocol, `filesystem_store` the first place it works on.
-MobilePusher writes here; QuantizationEvaluator reads the model that is in production.
+    names          what models and channels may be called, and where objects lie
+    store          what a place must be able to do: the `Store` protocol
+    signing        envelopes: sealed, signed, opened and verified
+    reading        from a channel to verified bytes
+    channel        the one way in which a channel changes: compare-and-swap, and knowing one's own writes
+    publishing     making a model the release that a channel names, at one place
+    delivery       the same at several destinations, in an order that any later run can finish
+    destinations/  where to publish, as data
+    *_store        the places the protocol works on
+
+MobilePusher and the command line write here; QuantizationEvaluator reads the model that is in production. Nothing here
+knows TFX.
 """

@@ -8,6 +8,7 @@ process that dies, so a temporary file found under the lock is the leftover of a
 from __future__ import annotations
 
 import contextlib
+import datetime
 import fcntl
 import os
 import uuid
@@ -18,7 +19,7 @@ import tenacity
 
 from tfx_mobile.errors import DestinationUnavailableError
 from tfx_mobile.records import sha256_of
-from tfx_mobile.release_store.releases import StoredObject, immutable_conflict
+from tfx_mobile.release_store.store import ObjectInfo, StoredObject, immutable_conflict
 
 LOCK_FILE = ".lock"
 TEMPORARY_PREFIX = ".tmp-"
@@ -27,7 +28,7 @@ _LOCK_SECONDS = 120.0
 
 
 class FilesystemStore:
-    """The `releases.Store` below one folder, which need not exist yet.
+    """The `store.Store` below one folder, which need not exist yet.
 
     Several machines may share the folder if its file system honours `flock` across them, as NFSv4 does.
 
@@ -67,16 +68,27 @@ class FilesystemStore:
             if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
                 raise PermissionError(f"no permission to write in {folder}")
 
+    def holds(self, path: str, data: bytes) -> bool:
+        """Whether an immutable object is there, by its bytes; False if it is not there.
+
+        Raises:
+            ConflictError: It is there with other bytes.
+        """
+        existing = self.read(path)
+        if existing is not None and existing.data != data:
+            raise immutable_conflict(self.uri(path))
+        return existing is not None
+
     def put_if_absent(self, path: str, data: bytes) -> None:
         """Creates an immutable object as a whole; does nothing at all if it is there with these bytes.
 
         Raises:
             ConflictError: It is there with other bytes.
         """
-        if self._is_there(path, data):
+        if self.holds(path, data):
             return
         with self._locked(path):
-            if not self._is_there(path, data):
+            if not self.holds(path, data):
                 _write(self._root / path, data)
 
     def compare_and_swap(self, path: str, data: bytes, generation: str | None) -> bool:
@@ -88,11 +100,29 @@ class FilesystemStore:
             _write(self._root / path, data)
             return True
 
-    def _is_there(self, path: str, data: bytes) -> bool:
-        existing = self.read(path)
-        if existing is not None and existing.data != data:
-            raise immutable_conflict(self.uri(path))
-        return existing is not None
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object below a path that ends in `/`; the writers' own files are none."""
+        with self._explaining("list", prefix):
+            for path in sorted((self._root / prefix).rglob("*")):
+                if path.name.startswith(".") or not path.is_file():
+                    continue
+                name = path.relative_to(self._root).as_posix()
+                with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                    modified = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.timezone.utc)
+                    data = path.read_bytes()
+                    yield ObjectInfo(name, len(data), sha256_of(data), modified)
+
+    def delete(self, path: str, generation: str) -> bool:
+        """Deletes the object if it is still at `generation`; False if it is not. True if it is gone already."""
+        if self.read(path) is None:
+            return True
+        with self._locked(path):
+            current = self.read(path)
+            if current is not None and current.generation != generation:
+                return False
+            (self._root / path).unlink(missing_ok=True)
+            _sync_folder((self._root / path).parent)
+            return True
 
     @contextlib.contextmanager
     def _locked(self, path: str) -> Iterator[None]:

@@ -31,7 +31,7 @@ from tfx_mobile.records import (
     TensorRecord,
     Verdict,
 )
-from tfx_mobile.release_store import releases
+from tfx_mobile.release_store import reading
 from tfx_mobile.tflite.flatbuffer import read_model, signatures
 from tfx_mobile.tflite.preflight import preflight
 
@@ -46,7 +46,7 @@ _ADVICE = {
 }
 
 
-def find(spec: ProductionModel) -> tuple[ProductionRecord, releases.Release | None]:
+def find(spec: ProductionModel) -> tuple[ProductionRecord, reading.Release | None]:
     """Resolves the channel and verifies every step on the way, the bytes included.
 
     Returns:
@@ -71,7 +71,7 @@ def find(spec: ProductionModel) -> tuple[ProductionRecord, releases.Release | No
         reraise=True,
     )
     try:
-        release = retrying(releases.resolve, store, spec.model_name, spec.channel)
+        release = retrying(reading.resolve, store, spec.model_name, spec.channel)
     except NothingPublishedError as error:
         return record.model_copy(update={"status": "no_release", "message": str(error)}), None
     except (ConflictError, ModelFileError) as error:
@@ -95,7 +95,7 @@ def not_comparable(record: ProductionRecord, why: str) -> ProductionRecord:
 
 
 def inspect(
-    release: releases.Release, source: SourceModelRecord, rows: FirstRows, directory: Path
+    release: reading.Release, source: SourceModelRecord, rows: FirstRows, directory: Path
 ) -> tuple[SignatureRecord | None, str]:
     """Looks at the released file as at a variant, which it need not have been converted together with.
 
@@ -130,7 +130,7 @@ def inspect(
 
 
 def variant_file(
-    release: releases.Release, signature: SignatureRecord, source: SourceModelRecord, uri: str
+    release: reading.Release, signature: SignatureRecord, source: SourceModelRecord, uri: str
 ) -> VariantFile:
     """The released file, lying at `uri`, as one of the models of the pass."""
     return VariantFile(
@@ -143,7 +143,7 @@ def variant_file(
     )
 
 
-def defaults(release: releases.Release, signature: SignatureRecord, source: SourceModelRecord) -> Mapping[str, Default]:
+def defaults(release: reading.Release, signature: SignatureRecord, source: SourceModelRecord) -> Mapping[str, Default]:
     """Values for features that an example lacks, by input name.
 
     Those that the release's manifest records; without any, those of today's float model if the inputs are the same.

@@ -1,0 +1,59 @@
+"""What all destinations have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+if TYPE_CHECKING:
+    from tfx_mobile.release_store.signing import Keyring
+    from tfx_mobile.release_store.store import Follower, Store
+
+
+class Destination(BaseModel):
+    """Where to publish, as data: frozen, validated, JSON in and out, because it travels through a compiled pipeline.
+
+    It holds addresses and limits, never secrets. Whoever runs the push finds its credentials in its surroundings.
+
+    Attributes:
+        type: Tells destinations apart in JSON.
+
+    Raises:
+        ValueError: A value is not valid.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: str
+
+    #: How to write one, for messages.
+    example: ClassVar[str]
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, p['loc']))}={p['input']!r}: {p['msg'].removeprefix('Value error, ')}"
+                for p in error.errors()
+            )
+            raise ValueError(f"Invalid {type(self).__name__}: {problems}. Write {self.example}.") from None
+
+    @property
+    def max_model_bytes(self) -> int | None:
+        """The largest file it takes, in bytes; None if there is no limit worth checking."""
+        return None
+
+    def check_names(self, model_name: str, channel: str) -> None:
+        """Raises a ValueError if the destination cannot use names that are valid elsewhere."""
+
+    @abstractmethod
+    def open_store(self) -> Store:
+        """The release store at this destination; nothing is read or created yet."""
+
+    def open_follower(self, store: Store, keyring: Keyring) -> Follower | None:
+        """The service that follows this store's channels; None if devices read the store itself."""
+        del store, keyring
+        return None
