@@ -108,7 +108,6 @@ def vectorized(
     config: Any,
     folder: Path,
     *,
-    paired_metrics: Sequence[str] = (),
     replicates: int = 40,
     argv: Sequence[str] = (),
 ) -> tuple[dict[Any, dict[Any, Any]], Any]:
@@ -116,7 +115,7 @@ def vectorized(
     from tfx_mobile.quantization_evaluator.scoring.vectorized.evaluator import vectorized_evaluator
     from tfx_mobile.quantization_evaluator.scoring.vectorized.plan import make_plan
 
-    plan = make_plan(config, MODELS, [BASELINE], paired_metrics)
+    plan = make_plan(config, MODELS, [BASELINE])
     evaluator = vectorized_evaluator(plan, config, _shared_models(), str(folder / "paired"), replicates)
     return _run(some_batches, lambda extracts: extracts | "Evaluate" >> evaluator.ptransform, folder, argv), plan
 

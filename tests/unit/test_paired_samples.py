@@ -132,14 +132,12 @@ def test_what_tfma_derives_is_bootstrapped_too(tmp_path):
     metrics = (
         {"class_name": "Precision", "threshold": CHANGE},
         {"class_name": "BinaryAccuracy", "threshold": CHANGE},
-        "MeanPrediction",
+        {"class_name": "MeanPrediction", "threshold": CHANGE},
     )
     labels = LABELS % 2
     predictions = {model: RNG.random((ROWS, 1)).astype(np.float32) for model in batches.MODELS}
     config = batches.eval_config(metrics)
-    batches.vectorized(
-        extracts(predictions, labels), config, tmp_path, replicates=REPLICATES, paired_metrics=["mean_prediction"]
-    )
+    batches.vectorized(extracts(predictions, labels), config, tmp_path, replicates=REPLICATES)
     found = paired(tmp_path)
     assert set(found) == {
         ("overall", variant, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +79,6 @@ def measure(
     *,
     production: VariantFile | None = None,
     sample_size: int = 0,
-    paired_metrics: Collection[str] = (),
     replicates: int = bootstrap.REPLICATES,
 ) -> Measurement:
     """Scores all models in one pass and writes TFMA's result files.
@@ -94,7 +93,6 @@ def measure(
         transform: What is applied to the examples before the models get them.
         production: The model that phones run today, called PRODUCTION; None without one. Gets metrics, no thresholds.
         sample_size: How many examples to return.
-        paired_metrics: Metrics, in words, to give paired samples of besides those with a change threshold.
         replicates: Of the paired bootstrap.
 
     Raises:
@@ -128,7 +126,7 @@ def measure(
     ]
     models = [BASELINE, *(file.name for file in files)]
     references = [name for name in (BASELINE, PRODUCTION) if name in models]
-    plan = make_plan(expanded, models, references, paired_metrics)
+    plan = make_plan(expanded, models, references)
     if plan.reasons:
         reasons = ", ".join(f"{metric} ({reason})" for metric, reason in plan.reasons.items())
         logging.info("Computed example by example, by TFMA itself, which takes longer: %s.", reasons)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,7 +182,6 @@ def make_plan(
     config: Any,
     models: Sequence[str],
     references: Sequence[str] = (),
-    paired_metrics: Collection[str] = (),
 ) -> Plan:
     """Divides the metrics of an EvalConfig.
 
@@ -190,7 +189,6 @@ def make_plan(
         config: A tfma.EvalConfig with a ModelSpec per model.
         models: Names of the models, the baseline's first.
         references: Those that the others are compared with in pairs.
-        paired_metrics: Metrics in words to compare in pairs, besides those with a change threshold.
     """
     plan = Plan(baseline=models[0] if len(models) > 1 else None)
     fallback = type(config)()
@@ -218,7 +216,7 @@ def make_plan(
         plan.width += one.width
     if fallback.metrics_specs:
         plan.fallback = fallback
-    _add_comparisons(plan, config, models, references, paired_metrics)
+    _add_comparisons(plan, config, models, references)
     return plan
 
 
@@ -319,9 +317,7 @@ def _is_of_its_own_kind(key: Any) -> bool:
     return isinstance(key, (metric_types.PlotKey, metric_types.AttributionsKey)) and not statistics.is_private(key)
 
 
-def _add_comparisons(
-    plan: Plan, config: Any, models: Sequence[str], references: Sequence[str], paired_metrics: Collection[str]
-) -> None:
+def _add_comparisons(plan: Plan, config: Any, models: Sequence[str], references: Sequence[str]) -> None:
     if len(models) < 2:
         return
     thresholds = tfma.metrics.metric_thresholds_from_metrics_specs(config.metrics_specs, eval_config=config)
@@ -331,8 +327,8 @@ def _add_comparisons(
         for key in computation.keys:
             if type(key) is metric_types.MetricKey and not statistics.is_private(key):
                 words = metric_in_words(key.to_proto())
-                if words in gated or words in paired_metrics:
-                    by_words.setdefault(words, gated.get(words, key))
+                if words in gated:
+                    by_words.setdefault(words, gated[words])
     for words, key in by_words.items():
         for variant in (name for name in models if name not in references):
             for reference in references:
