@@ -35,7 +35,9 @@ PREFIX = "team/models"
 PAGE_SIZE = 3  # so small that every list of a test has several pages
 EARLIEST = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 
-IMPATIENT = Patience(connect_seconds=1.0, read_seconds=0.25, total_seconds=5.0, first_wait_seconds=0.002)
+#: For tests in which no answer comes, and for all others.
+IMPATIENT = Patience(connect_seconds=1.0, read_seconds=0.2, total_seconds=5.0, first_wait_seconds=0.002)
+PATIENT = Patience(connect_seconds=10.0, read_seconds=30.0, total_seconds=30.0, first_wait_seconds=0.002)
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,13 @@ class ObjectStoreServer(FakeServer):
         raise NotImplementedError
 
     @classmethod
-    def store_at(cls, endpoint: str) -> Store:
+    def store_at(cls, endpoint: str, patience: Patience) -> Store:
         """A store on such a server."""
         raise NotImplementedError
 
-    def open_store(self) -> Store:
+    def open_store(self, patience: Patience = PATIENT) -> Store:
         """A store on this server, as a new process would open it."""
-        return self.store_at(self.endpoint)
+        return self.store_at(self.endpoint, patience)
 
     def take_over(self, other: ObjectStoreServer) -> None:
         """Goes on from where another server ended."""
@@ -236,11 +238,11 @@ class S3Server(ObjectStoreServer):
         return (self.secret, self.session_token, self.key_id)
 
     @classmethod
-    def store_at(cls, endpoint: str) -> Store:
+    def store_at(cls, endpoint: str, patience: Patience) -> Store:
         from tfx_mobile.release_store.conditional_store import open_s3
 
         address = f"{endpoint}/{BUCKET}/{PREFIX}"
-        return open_s3(BUCKET, PREFIX, address=address, region="eu-central-1", endpoint=endpoint, patience=IMPATIENT)
+        return open_s3(BUCKET, PREFIX, address=address, region="eu-central-1", endpoint=endpoint, patience=patience)
 
     def signature_problem(self, request: Request) -> str | None:
         signed = re.fullmatch(
@@ -314,11 +316,11 @@ class AzureBlobServer(ObjectStoreServer):
         return (self.account_key,)
 
     @classmethod
-    def store_at(cls, endpoint: str) -> Store:
+    def store_at(cls, endpoint: str, patience: Patience) -> Store:
         from tfx_mobile.release_store.conditional_store import open_azure
 
         address = f"{endpoint}/{BUCKET}/{PREFIX}"
-        return open_azure(BUCKET, PREFIX, address=address, account=cls.account, endpoint=endpoint, patience=IMPATIENT)
+        return open_azure(BUCKET, PREFIX, address=address, account=cls.account, endpoint=endpoint, patience=patience)
 
     def signature_problem(self, request: Request) -> str | None:
         if not re.fullmatch(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fakes.http_server import Fault
-from tests.fakes.object_store import PREFIX, AzureBlobServer, ObjectStoreServer, S3Server, serving
+from tests.fakes.object_store import IMPATIENT, PREFIX, AzureBlobServer, ObjectStoreServer, S3Server, serving
 from tests.fakes.releases import CHANNEL, MODEL, model_bytes, push_of
 from tfx_mobile.errors import ConflictError, DestinationUnavailableError
 from tfx_mobile.release_store.names import blob_path
@@ -126,7 +126,7 @@ def test_deletion(server: ObjectStoreServer) -> None:
     ids=str,
 )
 def test_a_deletion_looks_again_before_each_attempt(server: ObjectStoreServer, fault: Fault) -> None:
-    store = server.open_store()
+    store = server.open_store(IMPATIENT)
     store.put_if_absent(PATH, b"one")
     stored = store.read(PATH)
     assert stored is not None
@@ -253,6 +253,15 @@ def test_credentials_that_make_no_sense(server: ObjectStoreServer, monkeypatch: 
     else:
         monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "not base64")
     with pytest.raises(DestinationUnavailableError, match="Cannot open"):
+        server.open_store()
+
+
+def test_an_image_without_certificates_is_told_from_a_dead_service(
+    server: ObjectStoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")
+    monkeypatch.setenv("SSL_CERT_DIR", "/nonexistent")
+    with pytest.raises(DestinationUnavailableError, match=r"Cannot open .*ca-certificates"):
         server.open_store()
 
 

@@ -368,12 +368,12 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _words(error: BaseException) -> str:
-    """What is safe to repeat of an error: no headers, queries or quoted requests."""
+    """What is safe to repeat of an error: no headers, paths, queries or quoted requests."""
     text = _text(error)
     request = re.search(r"performing ([A-Z]+) (https?://[^/\s?]+)", text)
     status = re.search(r"\bcode: (\d{3}[A-Za-z -]*)|(redirect) without LOCATION", text)
     message = re.search(r"<Message>([^<\n]{1,400})", text)
-    failure = re.search(r"HTTP error: ([a-z ]+)", text)
+    failure = re.search(r"(?:error|Error|failed):? ([A-Za-z ]{4,})$", text.splitlines()[0] if text else "")
     words = [
         f"{request[1]} {request[2]}" if request else type(error).__name__,
         (status[1] or status[2]).strip() if status else failure[1] if failure else "",
@@ -384,6 +384,10 @@ def _words(error: BaseException) -> str:
 
 def _advice(error: BaseException) -> str:
     code, status = _code(error), _status(error)
+    if "No CA certificates" in str(error):
+        return (
+            "Install the system's CA certificates (the package is often called ca-certificates), or set SSL_CERT_FILE."
+        )
     if code in ("NoSuchBucket", "ContainerNotFound"):
         return "Create it, or correct the address."
     if code == "RequestTimeTooSkewed":
