@@ -151,6 +151,21 @@ def test_a_push_with_the_credentials_of_the_surroundings(
         assert not any(text in said for text in server.secret_texts)
 
 
+@pytest.mark.parametrize("kind", [S3Server, AzureBlobServer])
+def test_the_figures_of_the_documentation(kind: type[ObjectStoreServer]) -> None:
+    with serving(kind) as server:
+        figures = []
+        for seed in (1, 2, 2):
+            requests, mutations, received = server.num_requests, len(server.mutations), server.bytes_received
+            deliver(open_destinations([destination_at(server)], NO_KEYS), push_of(model_bytes(seed)))
+            counts = (server.num_requests - requests, len(server.mutations) - mutations)
+            figures.append((*counts, server.bytes_received - received))
+            sizes = len(model_bytes(seed))
+        (first, second, unchanged) = figures
+        assert (first[:2], second[:2], unchanged) == ((15, 6), (14, 5), (6, 0, 0))
+        assert sizes < first[2] < sizes + 3000
+
+
 @pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"])
 def test_the_surroundings_do_not_lead_a_named_endpoint_astray(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(S3Server) as server, S3Server() as elsewhere:

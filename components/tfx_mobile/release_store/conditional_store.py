@@ -159,7 +159,7 @@ class ConditionalStore:
 
         with self._explaining("open", ""):
             self._objects = client(patience.read_seconds, _RETRIES)
-        self._open_for_deletion = lambda: client(min(patience.read_seconds, _DELETE_SECONDS), 0)
+        self._open_for_deletion: Callable[[], Any] = lambda: client(min(patience.read_seconds, _DELETE_SECONDS), 0)
 
     @property
     def address(self) -> str:
