@@ -26,6 +26,7 @@ _HOME = {
     "ProductionModel": "tfx_mobile.quantization_evaluator.production",
     "read_device_latencies": "tfx_mobile.quantization_evaluator.judging.device_latency",
     "FilesystemDestination": "tfx_mobile.release_store.destinations",
+    "ObjectStoreDestination": "tfx_mobile.release_store.destinations",
     "TFLiteVariants": "tfx_mobile.artifacts",
     "TFLiteModel": "tfx_mobile.artifacts",
     "TFLiteBlessing": "tfx_mobile.artifacts",
@@ -43,6 +44,7 @@ __all__ = [
     "LatencySpec",
     "MetadataSpec",
     "MobilePusher",
+    "ObjectStoreDestination",
     "ProductionModel",
     "QuantizationEvaluator",
     "RepairSpec",
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
     from tfx_mobile.quantization_evaluator.production import ProductionModel
     from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, MetadataSpec, RepairSpec
     from tfx_mobile.records import Budget, Confidence, DeviceLatency, LatencySpec
-    from tfx_mobile.release_store.destinations import FilesystemDestination
+    from tfx_mobile.release_store.destinations import FilesystemDestination, ObjectStoreDestination
     from tfx_mobile.tflite_converter.component import TFLiteConverter
 
 

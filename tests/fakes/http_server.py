@@ -169,6 +169,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or clients that keep a connection wait 40 ms for each answer
     server_fake: FakeServer
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -11,16 +11,18 @@ from pydantic import BaseModel
 from tfx_mobile.records import canonical_json
 from tfx_mobile.release_store.destinations.base import Destination
 from tfx_mobile.release_store.destinations.filesystem import FilesystemDestination
+from tfx_mobile.release_store.destinations.object_store import ObjectStoreDestination
 
 __all__ = [
     "Destination",
     "FilesystemDestination",
+    "ObjectStoreDestination",
     "destinations_to_json",
     "parse_destination",
     "parse_destinations",
 ]
 
-_KINDS: tuple[type[Destination], ...] = (FilesystemDestination,)
+_KINDS: tuple[type[Destination], ...] = (FilesystemDestination, ObjectStoreDestination)
 _BY_TYPE: Mapping[str, type[Destination]] = {kind.model_fields["type"].default: kind for kind in _KINDS}
 
 
