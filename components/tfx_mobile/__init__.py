@@ -26,6 +26,7 @@ _HOME = {
     "ProductionModel": "tfx_mobile.quantization_evaluator.production",
     "read_device_latencies": "tfx_mobile.quantization_evaluator.judging.device_latency",
     "FilesystemDestination": "tfx_mobile.release_store.destinations",
+    "RemoteConfigRollout": "tfx_mobile.rollout.spec",
     "TFLiteVariants": "tfx_mobile.artifacts",
     "TFLiteModel": "tfx_mobile.artifacts",
     "TFLiteBlessing": "tfx_mobile.artifacts",
@@ -45,6 +46,7 @@ __all__ = [
     "MobilePusher",
     "ProductionModel",
     "QuantizationEvaluator",
+    "RemoteConfigRollout",
     "RepairSpec",
     "TFLiteBlessing",
     "TFLiteConverter",
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, MetadataSpec, RepairSpec
     from tfx_mobile.records import Budget, Confidence, DeviceLatency, LatencySpec
     from tfx_mobile.release_store.destinations import FilesystemDestination
+    from tfx_mobile.rollout.spec import RemoteConfigRollout
     from tfx_mobile.tflite_converter.component import TFLiteConverter
 
 
