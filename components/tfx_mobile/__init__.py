@@ -27,6 +27,7 @@ _HOME = {
     "read_device_latencies": "tfx_mobile.quantization_evaluator.judging.device_latency",
     "FilesystemDestination": "tfx_mobile.release_store.destinations",
     "ObjectStoreDestination": "tfx_mobile.release_store.destinations",
+    "RemoteConfigRollout": "tfx_mobile.rollout.spec",
     "TFLiteVariants": "tfx_mobile.artifacts",
     "TFLiteModel": "tfx_mobile.artifacts",
     "TFLiteBlessing": "tfx_mobile.artifacts",
@@ -47,6 +48,7 @@ __all__ = [
     "ObjectStoreDestination",
     "ProductionModel",
     "QuantizationEvaluator",
+    "RemoteConfigRollout",
     "RepairSpec",
     "TFLiteBlessing",
     "TFLiteConverter",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, MetadataSpec, RepairSpec
     from tfx_mobile.records import Budget, Confidence, DeviceLatency, LatencySpec
     from tfx_mobile.release_store.destinations import FilesystemDestination, ObjectStoreDestination
+    from tfx_mobile.rollout.spec import RemoteConfigRollout
     from tfx_mobile.tflite_converter.component import TFLiteConverter
 
 

@@ -17,6 +17,7 @@
         ├── ModelTooLargeError        the file exceeds what the destination takes
         ├── ConflictError             the destination holds something else under an immutable name
         ├── ReleaseRefusedError       these bytes were rolled back on this channel
+        ├── RolloutRefusedError       Remote Config holds something there that is not ours to change
         ├── UntrustedReleaseError     what was read is not signed by a trusted key
         ├── SigningError              the release cannot be signed
         ├── ShutDownError             the destination's service no longer exists
@@ -96,6 +97,10 @@ class ConflictError(PushError):
 
 class ReleaseRefusedError(PushError):
     """The bytes were rolled back on this channel and not unpinned since."""
+
+
+class RolloutRefusedError(PushError):
+    """The rollout's parameter or condition in Remote Config is not ours to change, or the service does not take it."""
 
 
 class UntrustedReleaseError(PushError):
