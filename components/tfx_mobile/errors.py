@@ -19,6 +19,7 @@
         ├── ReleaseRefusedError       these bytes were rolled back on this channel
         ├── UntrustedReleaseError     what was read is not signed by a trusted key
         ├── SigningError              the release cannot be signed
+        ├── ModelRefusedError         the destination's service does not accept the file
         ├── ShutDownError             the destination's service no longer exists
         └── DestinationUnavailableError   the destination cannot be reached or written
             └── NothingPublishedError     it can be reached, and nothing was published there yet
@@ -104,6 +105,10 @@ class UntrustedReleaseError(PushError):
 
 class SigningError(PushError):
     """There is no key to sign with, or it cannot be used."""
+
+
+class ModelRefusedError(PushError):
+    """The destination's service does not accept the model file."""
 
 
 class ShutDownError(PushError):

@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import re
 import time
 import urllib.parse
 from collections.abc import Mapping
@@ -75,8 +76,13 @@ class Answer:
     def message(self) -> str:
         """The service's own words for an error, or the beginning of what it sent."""
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            return str(json.loads(self.body)["error"]["message"])
-        return self.body[:200].decode(errors="replace")
+            return without_signatures(str(json.loads(self.body)["error"]["message"]))
+        return without_signatures(self.body[:200].decode(errors="replace"))
+
+
+def without_signatures(text: str) -> str:
+    """The text with the queries of addresses in it cut off: a signed address is a key to what it names."""
+    return re.sub(r"(\w+://[^\s?\"'<>]+)\?[^\s\"'<>]*", r"\1?...", text)
 
 
 class AnswerLostError(DestinationUnavailableError):
