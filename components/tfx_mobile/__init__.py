@@ -25,6 +25,7 @@ _HOME = {
     "LatencySpec": "tfx_mobile.records",
     "ProductionModel": "tfx_mobile.quantization_evaluator.production",
     "read_device_latencies": "tfx_mobile.quantization_evaluator.judging.device_latency",
+    "CloudStorageDestination": "tfx_mobile.release_store.destinations",
     "FilesystemDestination": "tfx_mobile.release_store.destinations",
     "TFLiteVariants": "tfx_mobile.artifacts",
     "TFLiteModel": "tfx_mobile.artifacts",
@@ -36,6 +37,7 @@ _HOME = {
 __all__ = [
     "Budget",
     "CalibrationSpec",
+    "CloudStorageDestination",
     "Confidence",
     "ConversionRecipe",
     "DeviceLatency",
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
     from tfx_mobile.quantization_evaluator.production import ProductionModel
     from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, MetadataSpec, RepairSpec
     from tfx_mobile.records import Budget, Confidence, DeviceLatency, LatencySpec
-    from tfx_mobile.release_store.destinations import FilesystemDestination
+    from tfx_mobile.release_store.destinations import CloudStorageDestination, FilesystemDestination
     from tfx_mobile.tflite_converter.component import TFLiteConverter
 
 

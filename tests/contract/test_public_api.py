@@ -12,6 +12,7 @@ import tfx_mobile
 PUBLIC = [
     "Budget",
     "CalibrationSpec",
+    "CloudStorageDestination",
     "Confidence",
     "ConversionRecipe",
     "DeviceLatency",
@@ -65,6 +66,7 @@ def test_the_version_is_the_distributions():
         "CalibrationSpec",
         "Budget",
         "LatencySpec",
+        "CloudStorageDestination",
         "FilesystemDestination",
         "ProductionModel",
         "read_device_latencies",

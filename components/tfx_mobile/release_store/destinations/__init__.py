@@ -10,9 +10,11 @@ from pydantic import BaseModel
 
 from tfx_mobile.records import canonical_json
 from tfx_mobile.release_store.destinations.base import Destination
+from tfx_mobile.release_store.destinations.cloud_storage import CloudStorageDestination
 from tfx_mobile.release_store.destinations.filesystem import FilesystemDestination
 
 __all__ = [
+    "CloudStorageDestination",
     "Destination",
     "FilesystemDestination",
     "destinations_to_json",
@@ -20,7 +22,7 @@ __all__ = [
     "parse_destinations",
 ]
 
-_KINDS: tuple[type[Destination], ...] = (FilesystemDestination,)
+_KINDS: tuple[type[Destination], ...] = (FilesystemDestination, CloudStorageDestination)
 _BY_TYPE: Mapping[str, type[Destination]] = {kind.model_fields["type"].default: kind for kind in _KINDS}
 
 
