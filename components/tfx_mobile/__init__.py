@@ -27,6 +27,7 @@ _HOME = {
     "read_device_latencies": "tfx_mobile.quantization_evaluator.judging.device_latency",
     "CloudStorageDestination": "tfx_mobile.release_store.destinations",
     "FilesystemDestination": "tfx_mobile.release_store.destinations",
+    "FirebaseMLDestination": "tfx_mobile.release_store.destinations",
     "TFLiteVariants": "tfx_mobile.artifacts",
     "TFLiteModel": "tfx_mobile.artifacts",
     "TFLiteBlessing": "tfx_mobile.artifacts",
@@ -42,6 +43,7 @@ __all__ = [
     "ConversionRecipe",
     "DeviceLatency",
     "FilesystemDestination",
+    "FirebaseMLDestination",
     "LatencySpec",
     "MetadataSpec",
     "MobilePusher",
@@ -68,7 +70,11 @@ if TYPE_CHECKING:
     from tfx_mobile.quantization_evaluator.production import ProductionModel
     from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, MetadataSpec, RepairSpec
     from tfx_mobile.records import Budget, Confidence, DeviceLatency, LatencySpec
-    from tfx_mobile.release_store.destinations import CloudStorageDestination, FilesystemDestination
+    from tfx_mobile.release_store.destinations import (
+        CloudStorageDestination,
+        FilesystemDestination,
+        FirebaseMLDestination,
+    )
     from tfx_mobile.tflite_converter.component import TFLiteConverter
 
 

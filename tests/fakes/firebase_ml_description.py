@@ -1,4 +1,4 @@
-"""What Firebase ML's interface, `v1beta2`, looks like: Google's published description where it is at hand, else our own.
+"""What Firebase ML's interface, `v1beta2`, looks like: by Google's published description where that is, else by ours.
 
 Ours says the same in fewer words; a test compares them. A type is a format or type of Google's, the name of a schema,
 a list of either in brackets, or the values of an enumeration.
@@ -147,7 +147,19 @@ OURS = Description(
         "TfLiteModel": {"automlModel": "string", "gcsTfliteUri": "string", "sizeBytes": "string"},
     },
     common_query=frozenset(
-        "$.xgafv access_token alt callback fields key oauth_token prettyPrint quotaUser uploadType upload_protocol".split()
+        {
+            "$.xgafv",
+            "access_token",
+            "alt",
+            "callback",
+            "fields",
+            "key",
+            "oauth_token",
+            "prettyPrint",
+            "quotaUser",
+            "uploadType",
+            "upload_protocol",
+        }
     ),
 )
 
@@ -174,9 +186,7 @@ def published() -> Description | None:
         name: {field: _kind(kind) for field, kind in schema["properties"].items()}
         for name, schema in content["schemas"].items()
     }
-    return Description(
-        tuple(sorted(methods, key=lambda method: method.id)), schemas, frozenset(content["parameters"])
-    )
+    return Description(tuple(sorted(methods, key=lambda method: method.id)), schemas, frozenset(content["parameters"]))
 
 
 def _kind(described: Mapping[str, Any]) -> str:

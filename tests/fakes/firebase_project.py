@@ -45,9 +45,7 @@ def private_key() -> rsa.RSAPrivateKey:
 def key_pem() -> str:
     return (
         private_key()
-        .private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         .decode()
     )
 

@@ -18,6 +18,46 @@ _IP_ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+")
 _PREFIX_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
+def check_bucket(bucket: str, destination: str) -> str:
+    """Returns a bucket's name if Cloud Storage allows it; `destination` is the class to write it for.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if "/" in bucket:
+        name, _, folder = re.sub(r"^[A-Za-z0-9+.-]*://", "", bucket).partition("/")
+        folder = folder.strip("/")
+        written = f"bucket={name!r}" + (f", prefix={folder!r}" if folder else "")
+        raise ValueError(f"a bucket is a name, not an address; write {destination}({written})")
+    longest = 222 if "." in bucket else 63
+    if not 3 <= len(bucket) <= longest or not all(_BUCKET_PART.fullmatch(part) for part in bucket.split(".")):
+        raise ValueError(
+            "a bucket's name has 3 to 63 lower-case letters, digits, hyphens and underscores, begins and ends with a "
+            "letter or digit, and may consist of several such parts with dots between them"
+        )
+    if _IP_ADDRESS.fullmatch(bucket):
+        raise ValueError("a bucket's name cannot look like an IP address")
+    if bucket.startswith("goog") or "google" in bucket:
+        raise ValueError("Cloud Storage has no buckets that begin with 'goog' or contain 'google'")
+    return bucket
+
+
+def check_prefix(prefix: str) -> str:
+    """Returns a folder in a bucket if it can be one.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if not all(_PREFIX_PART.fullmatch(part) for part in prefix.split("/")):
+        raise ValueError(
+            "a prefix is one folder or several with '/' between them, without '/' at the beginning or end, each of "
+            "letters, digits, dots, hyphens and underscores and not beginning with a dot"
+        )
+    if len(prefix) > _MAX_PREFIX_LENGTH:
+        raise ValueError(f"a prefix has at most {_MAX_PREFIX_LENGTH} characters, this one has {len(prefix)}")
+    return prefix
+
+
 class CloudStorageDestination(Destination):
     """A release store in a bucket of Cloud Storage; the buckets of Cloud Storage for Firebase are such buckets.
 
@@ -46,34 +86,12 @@ class CloudStorageDestination(Destination):
     @field_validator("bucket")
     @classmethod
     def _check_bucket(cls, bucket: str) -> str:
-        if "/" in bucket:
-            name, _, folder = re.sub(r"^[A-Za-z0-9+.-]*://", "", bucket).partition("/")
-            folder = folder.strip("/")
-            written = f"bucket={name!r}" + (f", prefix={folder!r}" if folder else "")
-            raise ValueError(f"a bucket is a name, not an address; write CloudStorageDestination({written})")
-        longest = 222 if "." in bucket else 63
-        if not 3 <= len(bucket) <= longest or not all(_BUCKET_PART.fullmatch(part) for part in bucket.split(".")):
-            raise ValueError(
-                "a bucket's name has 3 to 63 lower-case letters, digits, hyphens and underscores, begins and ends with "
-                "a letter or digit, and may consist of several such parts with dots between them"
-            )
-        if _IP_ADDRESS.fullmatch(bucket):
-            raise ValueError("a bucket's name cannot look like an IP address")
-        if bucket.startswith("goog") or "google" in bucket:
-            raise ValueError("Cloud Storage has no buckets that begin with 'goog' or contain 'google'")
-        return bucket
+        return check_bucket(bucket, cls.__name__)
 
     @field_validator("prefix")
     @classmethod
     def _check_prefix(cls, prefix: str) -> str:
-        if prefix and not all(_PREFIX_PART.fullmatch(part) for part in prefix.split("/")):
-            raise ValueError(
-                "a prefix is one folder or several with '/' between them, without '/' at the beginning or end, each of "
-                "letters, digits, dots, hyphens and underscores and not beginning with a dot"
-            )
-        if len(prefix) > _MAX_PREFIX_LENGTH:
-            raise ValueError(f"a prefix has at most {_MAX_PREFIX_LENGTH} characters, this one has {len(prefix)}")
-        return prefix
+        return check_prefix(prefix) if prefix else prefix
 
     @field_validator("channel_max_age_seconds")
     @classmethod

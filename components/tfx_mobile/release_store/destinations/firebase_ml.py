@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from tfx_mobile.release_store.destinations.base import Destination
+from tfx_mobile.release_store.destinations.cloud_storage import check_bucket, check_prefix
 from tfx_mobile.release_store.firebase_ml.naming import TAG, display_name_of, is_own_tag
 from tfx_mobile.release_store.firebase_ml.shutdown import warn_once
 from tfx_mobile.release_store.names import DEFAULT_CHANNEL
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from tfx_mobile.release_store.store import Follower, Store
 
 _PROJECT_ID = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9_.-]{1,61}[a-z0-9]")
-_PREFIX = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 _SERVICE_ACCOUNT = re.compile(r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com")
 
 
@@ -78,21 +77,12 @@ class FirebaseMLDestination(Destination):
     @field_validator("bucket")
     @classmethod
     def _check_bucket(cls, value: str) -> str:
-        if not _BUCKET.fullmatch(value):
-            raise ValueError(
-                "give the bucket's name, of 3 to 63 lower-case letters, digits, '.', '_' and '-', without 'gs://' and "
-                "without a path; the path is the prefix"
-            )
-        return value
+        return check_bucket(value, cls.__name__)
 
     @field_validator("prefix")
     @classmethod
     def _check_prefix(cls, value: str) -> str:
-        if not _PREFIX.fullmatch(value) or ".." in value.split("/") or "." in value.split("/"):
-            raise ValueError(
-                "give a path of letters, digits, '.', '_' and '-', without a slash at its ends, such as 'firebase_ml'"
-            )
-        return value
+        return check_prefix(value)
 
     @field_validator("display_name")
     @classmethod
@@ -129,7 +119,9 @@ class FirebaseMLDestination(Destination):
 
     def open_store(self) -> Store:
         """The bucket with the releases; nothing is read or created yet."""
-        raise NotImplementedError
+        from tfx_mobile.release_store.cloud_storage_store import CloudStorageStore
+
+        return CloudStorageStore(self.bucket, self.prefix)
 
     def open_follower(self, store: Store, keyring: Keyring) -> Follower:
         """Firebase ML itself; nothing is asked of it yet."""

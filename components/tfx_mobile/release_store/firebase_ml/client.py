@@ -39,13 +39,28 @@ _VERSION = "/v1beta2/"
 _PAGE_SIZE = "100"
 _MODEL = re.compile(r"projects/[^/]+/models/[^/]+")
 _FETCHES = 3
+_PATIENCE = Patience()
 
 #: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto
 _CODES = (
-    "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED "
-    "RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS "
-    "UNAUTHENTICATED"
-).split()
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
 _CODE_OF_STATUS = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -86,8 +101,8 @@ class Refusal:
         said = f"Firebase ML refused {what}: {self.code}: {self.message}"
         if self.code in _NO_PERMISSION:
             return NotPermittedError(
-                f"{said} Grant the pipeline's identity {ROLE} on the project {project_id}, and see that the Firebase ML "
-                "API is enabled there; then push again."
+                f"{said} Grant the pipeline's identity {ROLE} on the project {project_id}, see that the Firebase ML "
+                "API is enabled there, and push again."
             )
         if self.code in _NOT_ACCEPTED:
             return ModelRefusedError(f"{said} Publish a model that it accepts, or go back with 'tfx-mobile rollback'.")
@@ -200,7 +215,7 @@ class FirebaseMLClient:
         ValueError: The environment variable for tests names a host elsewhere.
     """
 
-    def __init__(self, project_id: str, patience: Patience = Patience()) -> None:
+    def __init__(self, project_id: str, patience: Patience = _PATIENCE) -> None:
         self.project_id = project_id
         self.patience = patience
         self._rest = RestClient(ENDPOINT, ENDPOINT_VARIABLE, _SCOPES, patience)

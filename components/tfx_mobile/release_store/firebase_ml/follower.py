@@ -25,7 +25,7 @@ from tfx_mobile.errors import (
     PushError,
 )
 from tfx_mobile.google_rest import AnswerLostError
-from tfx_mobile.records import ModelFileRecord, ReleaseManifest, sha256_of
+from tfx_mobile.records import ChannelStatement, ModelFileRecord, ReleaseManifest, sha256_of
 from tfx_mobile.release_store.firebase_ml.client import FirebaseMLClient, HostedModel, NotPermittedError, Operation
 from tfx_mobile.release_store.firebase_ml.naming import (
     channel_tag,
@@ -112,7 +112,7 @@ class FirebaseMLFollower:
         Raises:
             PushError: The store or the service cannot be read.
         """
-        manifest = self.wanted(model_name, channel)
+        manifest = self.manifest(self.statement(model_name, channel))
         model = self.find(model_name, channel)
         if model is None or model.is_locked or not holds(model, manifest.file) or not model.published:
             return False
@@ -138,11 +138,11 @@ class FirebaseMLFollower:
             pass
         return result
 
-    def wanted(self, model_name: str, channel: str) -> ReleaseManifest:
-        """What the channel names.
+    def statement(self, model_name: str, channel: str) -> ChannelStatement:
+        """What the channel says.
 
         Raises:
-            NothingPublishedError: Nothing.
+            NothingPublishedError: Nothing yet.
             PushError: The store cannot be read.
         """
         statement = current_statement(self.store, check_model_name(model_name), check_channel(channel), self.keyring)
@@ -151,7 +151,15 @@ class FirebaseMLFollower:
                 f"{self.store.uri(channel_path(model_name, channel))} names nothing yet, so there is nothing for "
                 "Firebase ML to serve. Push a model first."
             )
-        return read_manifest(self.store, model_name, statement.release_id, self.keyring)
+        return statement
+
+    def manifest(self, statement: ChannelStatement) -> ReleaseManifest:
+        """The release that a channel names.
+
+        Raises:
+            PushError: It is missing, damaged or cannot be read.
+        """
+        return read_manifest(self.store, statement.model, statement.release_id, self.keyring)
 
     def find(self, model_name: str, channel: str, name: str = "") -> HostedModel | None:
         """The model at the service, by its resource name if that is known.
@@ -244,6 +252,7 @@ class _Act:
         self._display_name = follower.display_name(model_name, channel)
         self._name = ""
         self._changed = False
+        self._release_id = ""
         self._manifest: ReleaseManifest | None = None
         self._begin()
 
@@ -260,11 +269,13 @@ class _Act:
 
     def step(self) -> FollowResult | None:
         """Does the next thing that is missing; the result if nothing is."""
-        manifest = self._follower.wanted(self._model_name, self._channel)
-        if self._manifest is None or manifest.file.sha256 != self._manifest.file.sha256:
-            self._follower.check_size(manifest.file.size_bytes)
-            self._manifest = manifest
+        statement = self._follower.statement(self._model_name, self._channel)
+        if self._manifest is None or statement.release_id != self._release_id:
+            self._manifest = self._follower.manifest(statement)
+            self._release_id = statement.release_id
+            self._follower.check_size(self._manifest.file.size_bytes)
             self._begin()
+        manifest = self._manifest
         file = manifest.file
         model = self._follower.find(self._model_name, self._channel, self._name)
         self._name = model.name if model else ""
@@ -381,12 +392,12 @@ class _Act:
         if model.validation_error:
             live = " The model was published before; see in the console what devices get." if model.published else ""
             return ModelRefusedError(
-                f"Firebase ML does not accept the file of {where}: {model.validation_error} It was not published.{live} "
-                "Publish a model that it accepts, or go back with 'tfx-mobile rollback'."
+                f"Firebase ML does not accept the file of {where}: {model.validation_error} It was not published.{live}"
+                " Publish a model that it accepts, or go back with 'tfx-mobile rollback'."
             )
         return ConflictError(
-            f"Firebase ML has {model.size_bytes} bytes for {where}, {file.size_bytes} were handed over. Push again; if it "
-            "stays so, find out what else writes there."
+            f"Firebase ML has {model.size_bytes} bytes for {where}, {file.size_bytes} were handed over. Push again; if "
+            "it stays so, find out what else writes there."
         )
 
     def _other_bytes(self) -> PushError:

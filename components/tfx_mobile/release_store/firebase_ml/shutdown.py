@@ -13,8 +13,8 @@ LAST_DAY = datetime.date(2027, 6, 15)
 
 NOTICE = (
     f"Google shuts Firebase ML's model hosting down on {LAST_DAY}. Its successor is Cloud Storage for Firebase: add a "
-    "CloudStorageDestination beside the FirebaseMLDestination now, move the apps to it, and drop Firebase ML before that "
-    "day; docs/firebase_ml.md tells how."
+    "CloudStorageDestination beside the FirebaseMLDestination now, move the apps to it, and drop Firebase ML before "
+    "that day; docs/firebase_ml.md tells how."
 )
 
 

@@ -1,0 +1,1 @@
+"""Commands of `tfx-mobile`, one per module."""
