@@ -50,16 +50,28 @@ def key_pem() -> str:
     )
 
 
-def service_account_info() -> dict[str, Any]:
-    """What a key file of a service account holds."""
+def service_account_info(pem: str = "") -> dict[str, Any]:
+    """What a key file of a service account holds; `pem` is the key of another process."""
     return {
         "type": "service_account",
         "project_id": PROJECT,
         "private_key_id": "made for this test",
-        "private_key": key_pem(),
+        "private_key": pem or key_pem(),
         "client_email": EMAIL,
         "token_uri": "http://127.0.0.1:9/token",
     }
+
+
+@functools.cache
+def credentials_of(pem: str = "") -> service_account.Credentials:
+    """An identity that holds the test's key."""
+    return service_account.Credentials.from_service_account_info(service_account_info(pem))
+
+
+def follower_of(store: FilesystemStore, patience: Patience, pem: str = "", **options: Any) -> FirebaseMLFollower:
+    """A follower whose identity holds the test's key."""
+    source_of = SignedUrls(BUCKET, PREFIX, credentials=credentials_of(pem))
+    return FirebaseMLFollower(FirebaseMLClient(PROJECT, patience), store, source_of, **options)
 
 
 class Project:
@@ -91,13 +103,7 @@ class Project:
         return data
 
     def follower(self, **options: Any) -> FirebaseMLFollower:
-        credentials = service_account.Credentials.from_service_account_info(service_account_info())
-        return FirebaseMLFollower(
-            FirebaseMLClient(PROJECT, self.patience),
-            self.store,
-            SignedUrls(BUCKET, PREFIX, credentials=credentials),
-            **options,
-        )
+        return follower_of(self.store, self.patience, **options)
 
     def follow(self, **options: Any) -> FollowResult:
         return self.follower(**options).follow(MODEL, CHANNEL)
