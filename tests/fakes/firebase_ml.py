@@ -119,7 +119,7 @@ class FakeFirebaseML(FakeServer):
         self.signers: dict[str, rsa.RSAPublicKey] = {}
         #: Seconds by which the service's clock is ahead of this machine's.
         self.ahead_seconds = 0.0
-        #: How many of the next fetches come when a signed address has expired.
+        #: How many of the next fetches come an hour late, when a signed address has expired.
         self.late_fetches = 0
         #: How many of the next fetches bring other bytes of the same size.
         self.wrong_fetches = 0
@@ -463,7 +463,7 @@ class FakeFirebaseML(FakeServer):
             shown["state"]["validationError"] = {"code": INVALID_ARGUMENT, "message": model.error}
         if model.uri:
             shown["tfliteModel"] = {"gcsTfliteUri": model.uri}
-        if model.data is not None and not model.error:
+        if model.data is not None:  # also that of a file before the one that was not accepted
             shown["tfliteModel"]["sizeBytes"] = str(len(model.data))
             shown["modelHash"] = self._hash(model.data)
         if model.operation is not None:
@@ -481,13 +481,14 @@ class FakeFirebaseML(FakeServer):
     # --- fetching -----------------------------------------------------------------------------------------------------
 
     def _fetch(self, source: str) -> bytes:
-        late = self.late_fetches > 0
-        self.late_fetches -= late
+        if self.late_fetches:
+            self.late_fetches -= 1
+            self.ahead_seconds += 3600
         parts = urllib.parse.urlsplit(source)
         if parts.scheme == "gs":
             data = self._object(parts.netloc, parts.path.lstrip("/"))
         elif parts.hostname == "storage.googleapis.com":
-            self._check_signature(parts, self.now() + 3600 * late)
+            self._check_signature(parts)
             bucket, _, name = urllib.parse.unquote(parts.path).lstrip("/").partition("/")
             data = self._object(bucket, name)
         elif parts.hostname == "127.0.0.1":
@@ -510,7 +511,7 @@ class FakeFirebaseML(FakeServer):
             raise _UnfetchableError("404 no such object")
         return data
 
-    def _check_signature(self, parts: urllib.parse.SplitResult, now: float) -> None:
+    def _check_signature(self, parts: urllib.parse.SplitResult) -> None:
         """Holds a signed address against https://cloud.google.com/storage/docs/authentication/signatures."""
         pairs = [pair for pair in parts.query.split("&") if not pair.startswith("X-Goog-Signature=")]
         query = dict(urllib.parse.parse_qsl(parts.query))
@@ -520,7 +521,7 @@ class FakeFirebaseML(FakeServer):
             lifetime, signature = int(query["X-Goog-Expires"]), bytes.fromhex(query["X-Goog-Signature"])
         except (KeyError, ValueError):
             raise _UnfetchableError("403 the address is not signed") from None
-        if not -300 <= now - signed_at.replace(tzinfo=datetime.timezone.utc).timestamp() <= lifetime:
+        if not -300 <= self.now() - signed_at.replace(tzinfo=datetime.timezone.utc).timestamp() <= lifetime:
             raise _UnfetchableError("400 ExpiredToken")
         canonical = "\n".join(
             ("GET", parts.path, "&".join(sorted(pairs)), f"host:{parts.hostname}", "", "host", "UNSIGNED-PAYLOAD")

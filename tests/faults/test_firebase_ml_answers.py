@@ -234,6 +234,24 @@ def test_an_address_that_never_works_is_an_error_without_the_signature(
         assert project.served is None
 
 
+def test_a_published_model_whose_new_file_is_not_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeFirebaseML(unfetchable="validation") as fake:
+        use_fake(monkeypatch, fake)
+        project = Project(tmp_path, fake)
+        old = project.push(1)
+        project.follow()
+        assert len(project.push(2)) == len(old)  # so that sizes do not tell
+        fake.late_fetches = 100
+        before = len(fake.mutations)
+        with pytest.raises(ModelRefusedError, match=r"Could not fetch .* It was published before; see in the console"):
+            project.follow()
+        assert acts(fake)[before:] == ["PATCH"] * 5
+        assert all(request.query == {} for request in fake.mutations[before:])
+        fake.late_fetches = 0
+        project.follow()
+        assert project.served == model_bytes(2)
+
+
 @pytest.mark.parametrize(("encoding", "proof"), [("hex", "hash"), ("base64", "hash"), ("opaque", "bytes")])
 def test_what_is_served_is_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: Any, proof: str) -> None:
     with FakeFirebaseML(hash_encoding=encoding) as fake:

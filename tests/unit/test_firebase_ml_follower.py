@@ -9,6 +9,7 @@ import pytest
 
 from tests.fakes.firebase_ml import PROJECT, FakeFirebaseML
 from tests.fakes.firebase_project import Project, use_fake
+from tests.fakes.http_server import Fault
 from tests.fakes.releases import CHANNEL, MODEL, model_bytes
 from tfx_mobile.errors import (
     ConflictError,
@@ -183,6 +184,14 @@ def test_a_rival_creates_the_very_same(project: Project, fake: FakeFirebaseML) -
     fake.before(1, lambda: fake.host(MODEL, data, tags=own))
     assert not project.follow().changed
     assert acts(fake) == ["POST"]
+
+
+def test_a_creation_whose_answer_is_lost_is_not_sent_again(project: Project, fake: FakeFirebaseML) -> None:
+    data = project.push(1)
+    fake.fail(1, Fault("status", after=True, status=503))
+    assert project.follow().changed
+    assert project.served == data
+    assert acts(fake) == ["POST", "PATCH"]
 
 
 def test_deleted_between_looking_and_changing(project: Project, fake: FakeFirebaseML) -> None:

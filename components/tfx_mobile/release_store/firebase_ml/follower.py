@@ -390,10 +390,10 @@ class _Act:
     def _not_held(self, model: HostedModel, file: ModelFileRecord) -> PushError:
         where = f"{self._display_name!r} in the project {self._client.project_id}"
         if model.validation_error:
-            live = " The model was published before; see in the console what devices get." if model.published else ""
+            before = " It was published before; see in the console what devices get." if model.published else ""
             return ModelRefusedError(
-                f"Firebase ML does not accept the file of {where}: {model.validation_error} It was not published.{live}"
-                " Publish a model that it accepts, or go back with 'tfx-mobile rollback'."
+                f"Firebase ML does not accept the file of {where}: {model.validation_error}{before} Publish a model that it "
+                "accepts, or go back with 'tfx-mobile rollback'."
             )
         return ConflictError(
             f"Firebase ML has {model.size_bytes} bytes for {where}, {file.size_bytes} were handed over. Push again; if "
