@@ -22,7 +22,7 @@ from tfx_mobile.release_store.firebase_ml.signed_urls import SignedUrls
 from tfx_mobile.release_store.names import release_id_of
 from tfx_mobile.release_store.publishing import publish
 from tfx_mobile.release_store.signing import NO_KEYS
-from tfx_mobile.release_store.store import FollowResult
+from tfx_mobile.release_store.store import FollowResult, Store
 
 EMAIL = f"pusher@{PROJECT}.iam.gserviceaccount.com"
 PREFIX = "firebase_ml"
@@ -68,7 +68,7 @@ def credentials_of(pem: str = "") -> service_account.Credentials:
     return service_account.Credentials.from_service_account_info(service_account_info(pem))
 
 
-def follower_of(store: FilesystemStore, patience: Patience, pem: str = "", **options: Any) -> FirebaseMLFollower:
+def follower_of(store: Store, patience: Patience, pem: str = "", **options: Any) -> FirebaseMLFollower:
     """A follower whose identity holds the test's key."""
     source_of = SignedUrls(BUCKET, PREFIX, credentials=credentials_of(pem))
     return FirebaseMLFollower(FirebaseMLClient(PROJECT, patience), store, source_of, **options)

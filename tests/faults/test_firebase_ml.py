@@ -20,12 +20,14 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.firebase_ml import FakeFirebaseML
-from tests.fakes.firebase_project import QUICK, Project, follower_of, key_pem, use_fake
+from tests.fakes.cloud_storage import FakeCloudStorage
+from tests.fakes.firebase_ml import BUCKET, FakeFirebaseML
+from tests.fakes.firebase_project import EMAIL, PREFIX, QUICK, Project, follower_of, key_pem, private_key, use_fake
 from tests.fakes.http_server import Fault
 from tests.fakes.releases import CHANNEL, MODEL, model_bytes, push_of
 from tests.faults.every_fault import survive_every_fault
 from tfx_mobile.records import sha256_of
+from tfx_mobile.release_store.cloud_storage_store import CloudStorageStore
 from tfx_mobile.release_store.filesystem_store import FilesystemStore
 from tfx_mobile.release_store.firebase_ml.client import ENDPOINT_VARIABLE
 from tfx_mobile.release_store.firebase_ml.naming import channel_tag, file_tag
@@ -130,6 +132,43 @@ def test_every_request_meets_every_fault(
     cases: int,
 ) -> None:
     assert survive_every_fault(scenario(monkeypatch, prepare, **options), record_property) == cases
+
+
+class FollowingABucket:
+    """The same through a bucket; it is the bucket that fails."""
+
+    def __init__(self, storage: FakeCloudStorage, firebase: FakeFirebaseML) -> None:
+        self.server = storage
+        self.firebase = firebase
+        firebase.signers[EMAIL] = private_key().public_key()
+        firebase.buckets[BUCKET] = lambda name: storage.objects[name].data if name in storage.objects else None
+        for seed in (1, 2):
+            publish(self.store(), push_of(model_bytes(seed)))
+
+    def store(self) -> CloudStorageStore:
+        return CloudStorageStore(BUCKET, PREFIX, patience=QUICK)
+
+    def act(self) -> object:
+        return follower_of(self.store(), QUICK).follow(MODEL, CHANNEL)
+
+    def check_always(self) -> None:
+        assert self.firebase.served(MODEL) in (None, model_bytes(2))
+
+    def check_done(self) -> None:
+        assert self.firebase.served(MODEL) == model_bytes(2)
+
+
+def test_every_request_to_the_bucket_meets_every_fault(
+    monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
+    @contextlib.contextmanager
+    def prepared() -> Iterator[FollowingABucket]:
+        with FakeCloudStorage(BUCKET, seconds_between_updates=0) as storage, FakeFirebaseML() as firebase:
+            use_fake(monkeypatch, firebase)
+            monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.endpoint)
+            yield FollowingABucket(storage, firebase)
+
+    assert survive_every_fault(prepared, record_property) > 100
 
 
 # --- killed -----------------------------------------------------------------------------------------------------------

@@ -392,8 +392,8 @@ class _Act:
         if model.validation_error:
             before = " It was published before; see in the console what devices get." if model.published else ""
             return ModelRefusedError(
-                f"Firebase ML does not accept the file of {where}: {model.validation_error}{before} Publish a model that it "
-                "accepts, or go back with 'tfx-mobile rollback'."
+                f"Firebase ML does not accept the file of {where}: {model.validation_error}{before} Publish a model "
+                "that it accepts, or go back with 'tfx-mobile rollback'."
             )
         return ConflictError(
             f"Firebase ML has {model.size_bytes} bytes for {where}, {file.size_bytes} were handed over. Push again; if "
