@@ -121,7 +121,7 @@ class FakeCloudStorage(FakeServer):
         self.public = False
         #: What the caller may do, by the beginning of an object's name; the longest that fits counts.
         self.permissions: dict[str, Collection[str]] = {"": PERMISSIONS}
-        #: How many bytes of the next part are kept, when the connection then breaks; None: all, and it does not.
+        #: How many bytes of the next part are kept, rounded down to the quantum; None: all of them.
         self.keep_of_next_part: int | None = None
         self.clock = clock
         self._seconds_between_updates = seconds_between_updates
@@ -180,7 +180,7 @@ class FakeCloudStorage(FakeServer):
                 if request.query == {"alt": "media"}:
                     return self._media(request, stored)
                 return Response.of_json({"name": stored.name, "bucket": self.bucket, "size": str(len(stored.data))})
-        elif match := re.fullmatch(r"/([^/]+)/(.+)", path):
+        elif match := re.fullmatch(r"/(?!storage/|upload/|download/|v0/)([^/]+)/(.+)", path):
             self._check_bucket(match[1])
             if request.method in ("GET", "HEAD"):
                 if not self.public:
@@ -284,12 +284,11 @@ class FakeCloudStorage(FakeServer):
             if int(asked[2]) - first + 1 != len(request.body):
                 raise _Refusal(400, "Content-Range does not fit the content", "invalid")
             if first > len(session.data):
-                raise _Refusal(503, "The part does not follow on what was kept", "backendError")
+                raise _Refusal(400, "The part does not follow on what was kept", "invalid")
             arrived = request.body[len(session.data) - first :]  # what is there already is not written again
-            broken, self.keep_of_next_part = self.keep_of_next_part, None
-            if broken is not None:
-                session.data += arrived[: broken // QUANTUM * QUANTUM]
-                raise _Refusal(503, "The connection broke", "backendError")
+            if self.keep_of_next_part is not None:
+                arrived = arrived[: self.keep_of_next_part // QUANTUM * QUANTUM]
+                self.keep_of_next_part = None
             session.data += arrived
         if session.total is not None and len(session.data) >= session.total:
             session.done = self._commit(session.name, bytes(session.data), session.properties, session.conditions)

@@ -5,8 +5,8 @@ was asked for. That is all a release store needs.
 
 Both major versions of the client come with TFX, and their defaults differ in what is retried and what is checksummed.
 So no call here relies on a default: `if_generation_match`, `checksum`, `retry` and `timeout` are always given.
-Repeating is done here, because the client does not heed `Retry-After`, and its older version does not let itself be told
-how long to wait. Only the parts of a large file are repeated by the client, which knows where it was.
+Repeating is done here, because the client does not heed `Retry-After`, and its older version cannot be told how long to
+wait. Only the parts of a large file are repeated by the client, which knows where it was.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,12 +27,11 @@ import urllib3
 from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound, PreconditionFailed, RetryError
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError, TransportError
-from google.auth.transport.requests import AuthorizedSession
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from tfx_mobile.errors import ConflictError, DestinationUnavailableError, PushError
-from tfx_mobile.google_rest import RETRIED_STATUSES, Patience, WorthRepeatingError, is_loopback, retrying
+from tfx_mobile.google_rest import RETRIED_STATUSES, Patience, WorthRepeatingError, loopback_override, retrying
 from tfx_mobile.records import sha256_of
 from tfx_mobile.release_store.store import ObjectInfo, StoredObject, immutable_conflict
 
@@ -107,12 +105,7 @@ class CloudStorageStore:
         self._channel_max_age_seconds = channel_max_age_seconds
         self._patience = patience
         self._timeout = (patience.connect_seconds, patience.read_seconds)
-        self._emulator = os.environ.get(EMULATOR_VARIABLE, "")
-        if self._emulator and not is_loopback(self._emulator):
-            raise ValueError(
-                f"{EMULATOR_VARIABLE}={self._emulator!r} is not on the loopback interface. It exists for tests against "
-                "a fake such as http://127.0.0.1:8080; unset it to reach Cloud Storage."
-            )
+        self._emulator = loopback_override(EMULATOR_VARIABLE)
         self._opened: storage.Bucket | None = None
         self._bucket_was_seen = False
 
@@ -284,6 +277,7 @@ class CloudStorageStore:
             timeout=self._timeout,
         )
         blobs = next(iterator.pages, ())
+        self._bucket_was_seen = True
         # Consoles make objects whose name ends in '/' to show folders.
         page = [
             ObjectInfo(blob.name.removeprefix(self._prefix), blob.size, str(blob.generation), blob.time_created)
@@ -306,7 +300,7 @@ class CloudStorageStore:
     def _bucket(self) -> storage.Bucket:
         if self._opened is None:
             if self._emulator:
-                session = AuthorizedSession(AnonymousCredentials())
+                session = requests.Session()
                 session.trust_env = False  # a proxy of the surroundings has no business with a fake
                 client = storage.Client(
                     project="emulated",
