@@ -28,6 +28,7 @@ PY := $(VENV)/bin/python
 UV := .tools/uv/bin/uv
 METADATA := .tools/metadata
 BROWSER := .tools/browser
+FIREBASE := .tools/firebase
 RUN := TF_CPP_MIN_LOG_LEVEL=3 $(PY) -W ignore::FutureWarning:google
 
 # The first interpreter of the wanted version among PATH, pyenv and uv. pyenv's shims exist for versions that are
@@ -49,7 +50,7 @@ endef
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-setup: $(VENV)/.complete $(METADATA)/.complete $(BROWSER)/.complete ## create the environment from the hash-pinned lock
+setup: $(VENV)/.complete $(METADATA)/.complete $(BROWSER)/.complete $(FIREBASE)/.complete ## create the environment from the hash-pinned lock
 
 # uv lives in an environment of its own, so that the project's environment is exactly its lock.
 $(UV): requirements/uv.txt
@@ -95,6 +96,15 @@ $(BROWSER)/.complete: requirements/browser.txt | $(UV)
 	  -r requirements/browser.txt; \
 	touch $@
 
+# Firebase's own SDK has to work against the fake of Firebase ML, and Google's description of the API comes with its client.
+$(FIREBASE)/.complete: requirements/firebase.txt | $(UV)
+	@$(FIND_PYTHON); python=$$(find_python $(PYTHON_VERSION)); \
+	echo "Installing Firebase's Admin SDK and Google's API descriptions (about 60 MB, once) ..."; \
+	rm -rf $(FIREBASE); $(UV) venv --quiet --python "$$python" $(FIREBASE); \
+	$(UV) pip install --quiet --python $(FIREBASE) --require-hashes --no-deps --compile-bytecode \
+	  -r requirements/firebase.txt; \
+	touch $@
+
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links
 lock: $(UV) ## compile the hash-pinned locks of both lanes from pyproject.toml
 	$(COMPILE) --python-version 3.10 -o requirements/uv.txt requirements/uv.in
@@ -102,6 +112,7 @@ lock: $(UV) ## compile the hash-pinned locks of both lanes from pyproject.toml
 	$(COMPILE) --python-version 3.10 -o requirements/compiler.txt requirements/compiler.in
 	$(COMPILE) --python-version 3.10 --no-deps -o requirements/metadata.txt requirements/metadata.in
 	$(COMPILE) --python-version 3.10 -o requirements/browser.txt requirements/browser.in
+	$(COMPILE) --python-version 3.10 -o requirements/firebase.txt requirements/firebase.in
 	$(COMPILE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 --group dev -c requirements/lane-1.16.in -o requirements/tfx-1.16.txt pyproject.toml
 	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_39 --group dev -c requirements/lane-1.21.in -o requirements/tfx-1.21.txt pyproject.toml
 

@@ -25,9 +25,11 @@ _HOME = {
     "LatencySpec": "tfx_mobile.records",
     "ProductionModel": "tfx_mobile.quantization_evaluator.production",
     "read_device_latencies": "tfx_mobile.quantization_evaluator.judging.device_latency",
+    "CloudStorageDestination": "tfx_mobile.release_store.destinations",
     "FilesystemDestination": "tfx_mobile.release_store.destinations",
     "ObjectStoreDestination": "tfx_mobile.release_store.destinations",
     "RemoteConfigRollout": "tfx_mobile.rollout.spec",
+    "FirebaseMLDestination": "tfx_mobile.release_store.destinations",
     "TFLiteVariants": "tfx_mobile.artifacts",
     "TFLiteModel": "tfx_mobile.artifacts",
     "TFLiteBlessing": "tfx_mobile.artifacts",
@@ -38,10 +40,12 @@ _HOME = {
 __all__ = [
     "Budget",
     "CalibrationSpec",
+    "CloudStorageDestination",
     "Confidence",
     "ConversionRecipe",
     "DeviceLatency",
     "FilesystemDestination",
+    "FirebaseMLDestination",
     "LatencySpec",
     "MetadataSpec",
     "MobilePusher",
@@ -70,7 +74,12 @@ if TYPE_CHECKING:
     from tfx_mobile.quantization_evaluator.production import ProductionModel
     from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, MetadataSpec, RepairSpec
     from tfx_mobile.records import Budget, Confidence, DeviceLatency, LatencySpec
-    from tfx_mobile.release_store.destinations import FilesystemDestination, ObjectStoreDestination
+    from tfx_mobile.release_store.destinations import (
+        CloudStorageDestination,
+        FilesystemDestination,
+        FirebaseMLDestination,
+        ObjectStoreDestination,
+    )
     from tfx_mobile.rollout.spec import RemoteConfigRollout
     from tfx_mobile.tflite_converter.component import TFLiteConverter
 

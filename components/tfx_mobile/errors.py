@@ -20,6 +20,7 @@
         ├── RolloutRefusedError       Remote Config holds something there that is not ours to change
         ├── UntrustedReleaseError     what was read is not signed by a trusted key
         ├── SigningError              the release cannot be signed
+        ├── ModelRefusedError         the destination's service does not accept the file
         ├── ShutDownError             the destination's service no longer exists
         └── DestinationUnavailableError   the destination cannot be reached or written
             └── NothingPublishedError     it can be reached, and nothing was published there yet
@@ -109,6 +110,10 @@ class UntrustedReleaseError(PushError):
 
 class SigningError(PushError):
     """There is no key to sign with, or it cannot be used."""
+
+
+class ModelRefusedError(PushError):
+    """The destination's service does not accept the model file."""
 
 
 class ShutDownError(PushError):

@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import re
 import time
 import urllib.parse
 from collections.abc import Mapping
@@ -75,8 +76,13 @@ class Answer:
     def message(self) -> str:
         """The service's own words for an error, or the beginning of what it sent."""
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            return str(json.loads(self.body)["error"]["message"])
-        return self.body[:200].decode(errors="replace")
+            return without_signatures(str(json.loads(self.body)["error"]["message"]))
+        return without_signatures(self.body[:200].decode(errors="replace"))
+
+
+def without_signatures(text: str) -> str:
+    """The text with the queries of addresses in it cut off: a signed address is a key to what it names."""
+    return re.sub(r"(\w+://[^\s?\"'<>]+)\?[^\s\"'<>]*", r"\1?...", text)
 
 
 class AnswerLostError(DestinationUnavailableError):
@@ -101,12 +107,7 @@ class RestClient:
     def __init__(
         self, endpoint: str, endpoint_variable: str, scopes: tuple[str, ...], patience: Patience = Patience()
     ) -> None:
-        override = os.environ.get(endpoint_variable, "")
-        if override and not _is_loopback(override):
-            raise ValueError(
-                f"{endpoint_variable}={override!r} is not on the loopback interface. It exists for tests against a "
-                "fake such as http://127.0.0.1:8080; unset it to reach the real service."
-            )
+        override = loopback_override(endpoint_variable)
         self.endpoint = (override or endpoint).rstrip("/")
         self.patience = patience
         self._scopes = scopes
@@ -138,15 +139,9 @@ class RestClient:
             AnswerLostError: It is not repeatable and nobody knows whether it was carried out.
             DestinationUnavailableError: The service could not be reached in time, or there are no credentials.
         """
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_WorthRepeatingError),
-            wait=_wait(self.patience.first_wait_seconds),
-            stop=tenacity.stop_after_delay(self.patience.total_seconds),
-            reraise=True,
-        )
         try:
-            return retrying(self._once, method, path, query or {}, body, headers or {}, repeatable)
-        except _WorthRepeatingError as error:
+            return retrying(self.patience)(self._once, method, path, query or {}, body, headers or {}, repeatable)
+        except WorthRepeatingError as error:
             raise DestinationUnavailableError(
                 f"{method} {self.endpoint}{path} failed for {self.patience.total_seconds:g} s: {error}. Nothing is "
                 "lost: push again later, a push takes up where the last one stopped."
@@ -183,17 +178,17 @@ class RestClient:
                 "application-default login' on a desk."
             ) from None
         except requests.exceptions.ConnectTimeout as error:
-            raise _WorthRepeatingError(type(error).__name__) from None
+            raise WorthRepeatingError(type(error).__name__) from None
         except requests.exceptions.RequestException as error:
             if not repeatable:
                 raise AnswerLostError(
                     f"{method} {self.endpoint}{path}: no answer came ({type(error).__name__}), and it may have been "
                     "carried out. Push again: a push finds what is there."
                 ) from None
-            raise _WorthRepeatingError(type(error).__name__) from None
+            raise WorthRepeatingError(type(error).__name__) from None
         if answer.status in RETRIED_STATUSES:
             if repeatable:
-                raise _WorthRepeatingError(f"{answer.status} {answer.message}", answer.headers.get("Retry-After"))
+                raise WorthRepeatingError(f"{answer.status} {answer.message}", answer.headers.get("Retry-After"))
             time.sleep(_asked_for(answer.headers.get("Retry-After")) or self.patience.first_wait_seconds)
             raise AnswerLostError(
                 f"{method} {self.endpoint}{path}: {answer.status} {answer.message}. It may have been carried out. Push "
@@ -232,12 +227,27 @@ def wait_until(check: Any, patience: Patience) -> Any:
         pause *= 1.5
 
 
-class _WorthRepeatingError(Exception):
-    """The service may answer next time."""
+class WorthRepeatingError(Exception):
+    """The service may answer next time.
+
+    Args:
+        message: What it said.
+        retry_after: Its header of that name.
+    """
 
     def __init__(self, message: str, retry_after: str | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+def retrying(patience: Patience) -> tenacity.Retrying:
+    """Calls a function again while it raises a WorthRepeatingError; the last one is raised when time is up."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(WorthRepeatingError),
+        wait=_wait(patience.first_wait_seconds),
+        stop=tenacity.stop_after_delay(patience.total_seconds),
+        reraise=True,
+    )
 
 
 def _wait(first_seconds: float) -> Any:
@@ -246,7 +256,7 @@ def _wait(first_seconds: float) -> Any:
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = _asked_for(error.retry_after) if isinstance(error, _WorthRepeatingError) else None
+        asked = _asked_for(error.retry_after) if isinstance(error, WorthRepeatingError) else None
         return growing(state) if asked is None else asked
 
     return wait
@@ -257,7 +267,23 @@ def _asked_for(retry_after: str | None) -> float | None:
     return min(float(retry_after), 300.0) if retry_after and retry_after.isdecimal() else None
 
 
-def _is_loopback(endpoint: str) -> bool:
+def loopback_override(endpoint_variable: str) -> str:
+    """The fake on the loopback interface that an environment variable names; empty if it names none.
+
+    Raises:
+        ValueError: It names a host elsewhere.
+    """
+    override = os.environ.get(endpoint_variable, "")
+    if override and not is_loopback(override):
+        raise ValueError(
+            f"{endpoint_variable}={override!r} is not on the loopback interface. It exists for tests against a "
+            "fake such as http://127.0.0.1:8080; unset it to reach the real service."
+        )
+    return override
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether an address is on this machine."""
     host = urllib.parse.urlsplit(endpoint).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -13,6 +13,7 @@ import json
 import socket
 import struct
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -120,6 +121,10 @@ class FakeServer:
         """Runs something, such as a rival, just before the `number`-th request is handled."""
         self._hooks[number] = hook
 
+    def now(self) -> float:
+        """Seconds since 1970 by the service's clock, for the header `Date`."""
+        return time.time()
+
     @property
     def num_requests(self) -> int:
         return len(self.requests)
@@ -169,11 +174,14 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or clients that keep a connection wait 40 ms for each answer
+    disable_nagle_algorithm = True  # headers and body are two packets; the second would wait 40 ms for the first
     server_fake: FakeServer
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string(self.server_fake.now() if timestamp is None else timestamp)
 
     def _serve(self) -> None:
         fake = self.server_fake

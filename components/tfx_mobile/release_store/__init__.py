@@ -8,6 +8,7 @@
     publishing     making a model the release that a channel names, at one place
     delivery       the same at several destinations, in an order that any later run can finish
     destinations/  where to publish, as data
+    firebase_ml/   a service that follows a channel, until it ends
     *_store        the places the protocol works on
 
 MobilePusher and the command line write here; QuantizationEvaluator reads the model that is in production. Nothing here

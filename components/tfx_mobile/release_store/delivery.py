@@ -61,7 +61,7 @@ def plan_delivery(destinations: Sequence[OpenDestination], push: Push) -> tuple[
         PushError: See `publishing.plan` and `Follower.check`.
     """
     for opened in destinations:
-        limit = opened.destination.max_model_bytes
+        limit = opened.destination.size_limit
         if limit is not None and len(push.model) > limit:
             raise ModelTooLargeError(
                 f"The model has {len(push.model):,} bytes, {opened.address} takes at most {limit:,}. Nothing was "

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tfx_mobile.child_process import Emit
+from tfx_mobile.errors import ModelFileError
 from tfx_mobile.records import FileTensorRecord, InspectionRecord, QuantizationRecord, SizePart
 from tfx_mobile.tflite.audit import audit
-from tfx_mobile.tflite.flatbuffer import buffer_bytes, describe, read_model, text, type_name
+from tfx_mobile.tflite.flatbuffer import buffer_bytes, describe, inspect_model, read_model, text, type_name
 from tfx_mobile.tflite.metadata_reader import archive_start, read_metadata
 from tfx_mobile.tflite.profiles import check_profiles
 
@@ -46,6 +49,19 @@ def inspect_file(data: bytes, profiles: Iterable[str] | None = None) -> Inspecti
         profiles=check_profiles(model, file, metadata, profiles),
         findings=audit(model, data),
     )
+
+
+def describe_file(request: dict[str, Any], emit: Emit) -> None:
+    """Describes the file at `request["path"]`, for `child_process.run`: a file that nobody has vouched for yet.
+
+    Emits `{"file": JSON of its ModelFileRecord}` or `{"error": why it is none}`.
+    """
+    try:
+        record = inspect_model(Path(request["path"]).read_bytes())
+    except ModelFileError as error:
+        emit({"error": str(error)})
+    else:
+        emit({"file": record.to_json().decode()})
 
 
 def _tensors(model: Any, data: bytes) -> Iterable[FileTensorRecord]:

@@ -10,19 +10,28 @@ from pydantic import BaseModel
 
 from tfx_mobile.records import canonical_json
 from tfx_mobile.release_store.destinations.base import Destination
+from tfx_mobile.release_store.destinations.cloud_storage import CloudStorageDestination
 from tfx_mobile.release_store.destinations.filesystem import FilesystemDestination
+from tfx_mobile.release_store.destinations.firebase_ml import FirebaseMLDestination
 from tfx_mobile.release_store.destinations.object_store import ObjectStoreDestination
 
 __all__ = [
+    "CloudStorageDestination",
     "Destination",
     "FilesystemDestination",
+    "FirebaseMLDestination",
     "ObjectStoreDestination",
     "destinations_to_json",
     "parse_destination",
     "parse_destinations",
 ]
 
-_KINDS: tuple[type[Destination], ...] = (FilesystemDestination, ObjectStoreDestination)
+_KINDS: tuple[type[Destination], ...] = (
+    FilesystemDestination,
+    CloudStorageDestination,
+    ObjectStoreDestination,
+    FirebaseMLDestination,
+)
 _BY_TYPE: Mapping[str, type[Destination]] = {kind.model_fields["type"].default: kind for kind in _KINDS}
 
 

@@ -42,7 +42,7 @@ class Destination(BaseModel):
             raise ValueError(f"Invalid {type(self).__name__}: {problems}. Write {self.example}.") from None
 
     @property
-    def max_model_bytes(self) -> int | None:
+    def size_limit(self) -> int | None:
         """The largest file it takes, in bytes; None if there is no limit worth checking."""
         return None
 

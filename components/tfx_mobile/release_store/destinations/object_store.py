@@ -151,7 +151,7 @@ class ObjectStoreDestination(Destination):
         return f"{base}/{self._part('bucket')}{self._part('prefix')}"
 
     @property
-    def max_model_bytes(self) -> int | None:
+    def size_limit(self) -> int | None:
         """The largest object that the service creates in one request."""
         return _MAX_BYTES[self.service]
 
