@@ -45,8 +45,8 @@ def test_places(values: dict[str, Any], place: str) -> None:
 
 
 def test_limits_are_those_of_one_request() -> None:
-    assert ObjectStoreDestination(url="s3://my-bucket").max_model_bytes == 5 * 2**30
-    assert ObjectStoreDestination(url=ABFSS).max_model_bytes == 5000 * 2**20
+    assert ObjectStoreDestination(url="s3://my-bucket").size_limit == 5 * 2**30
+    assert ObjectStoreDestination(url=ABFSS).size_limit == 5000 * 2**20
 
 
 @pytest.mark.parametrize(
