@@ -176,10 +176,17 @@ def _standing(store: Store, current: ChannelStatement | None, push: Push) -> Sta
 
 
 def _serves(store: Store, current: ChannelStatement, push: Push) -> bool:
-    """Whether devices on the channel get these bytes under this key; not if what it names was lost since."""
+    """Whether devices on the channel get these bytes under this key; not if what it names was lost since.
+
+    Nor if the release says that nobody blessed it, and somebody has since.
+    """
     try:
         manifest = read_manifest(store, current.model, current.release_id, push.keyring)
-        return manifest.signing_key_id == push.keyring.signing_key_id and store.holds(manifest.blob, push.model)
+        return (
+            manifest.signing_key_id == push.keyring.signing_key_id
+            and manifest.blessed >= push.manifest.blessed
+            and store.holds(manifest.blob, push.model)
+        )
     except ConflictError:
         return False
 
@@ -212,6 +219,7 @@ def _receipt(
     return PushReceipt(
         status=status,
         destination=store.address,
+        blessed=push.manifest.blessed,
         release_id=release_id,
         previous_release_id=before[0].release_id if before else None,
         channel_version=history[0].version if history else None,

@@ -46,6 +46,11 @@ class Destination(BaseModel):
         """The largest file it takes, in bytes; None if there is no limit worth checking."""
         return None
 
+    @property
+    def place(self) -> str:
+        """Equal for two destinations that would write the same objects, so that one is not given twice."""
+        return self.model_dump_json()
+
     def check_names(self, model_name: str, channel: str) -> None:
         """Raises a ValueError if the destination cannot use names that are valid elsewhere."""
 
