@@ -15,6 +15,7 @@ from tfx.types import standard_artifacts
 from tfx.types.artifact import Artifact
 
 from tests.component import pusher_artifacts as given
+from tests.component.pusher_artifacts import Inputs, Place
 from tests.fakes.releases import model_bytes, tree
 from tfx_mobile import FilesystemDestination, MobilePusher, TFLiteBlessing, TFLiteModel
 from tfx_mobile.errors import DestinationUnavailableError, ModelFileError, NotBlessedError, PushError, TFXMobileError
@@ -25,33 +26,6 @@ from tfx_mobile.release_store.reading import resolve
 
 DATA = model_bytes()
 SHA256 = hashlib.sha256(DATA).hexdigest()
-Inputs = dict[str, list[Artifact]]
-
-
-class Place:
-    """A destination, and pushes to it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.root = folder / "releases"
-        self.destination = FilesystemDestination(base_directory=self.root)
-        self.pushes = 0
-
-    def push(self, inputs: Inputs, **exec_properties: Any) -> Artifact:
-        self.pushes += 1
-        pushed = given.pushed_artifact(self.folder / "pushed" / str(self.pushes))
-        properties = {
-            "model_name": "digits",
-            "channel": "production",
-            "destinations": destinations_to_json([self.destination]),
-            "dry_run": 0,
-            "fingerprint": "any",
-        } | exec_properties
-        Executor().Do(inputs, {"pushed_model": [pushed]}, properties)
-        return pushed
-
-    def assert_untouched(self) -> None:
-        assert not self.root.exists()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Parameters that look like secrets are refused, and ordinary ones are not. Every secret here is made up or made here."""
+"""Parameters that look like secrets are refused, ordinary ones are not. Every secret here is made up or made here."""
 
 from __future__ import annotations
 
