@@ -26,6 +26,8 @@ _HOME = {
     "ProductionModel": "tfx_mobile.quantization_evaluator.production",
     "read_device_latencies": "tfx_mobile.quantization_evaluator.judging.device_latency",
     "FilesystemDestination": "tfx_mobile.release_store.destinations",
+    "KmsSigningKey": "tfx_mobile.release_store.signing_keys",
+    "EnvironmentSigningKey": "tfx_mobile.release_store.signing_keys",
     "TFLiteVariants": "tfx_mobile.artifacts",
     "TFLiteModel": "tfx_mobile.artifacts",
     "TFLiteBlessing": "tfx_mobile.artifacts",
@@ -39,7 +41,9 @@ __all__ = [
     "Confidence",
     "ConversionRecipe",
     "DeviceLatency",
+    "EnvironmentSigningKey",
     "FilesystemDestination",
+    "KmsSigningKey",
     "LatencySpec",
     "MetadataSpec",
     "MobilePusher",
@@ -67,6 +71,7 @@ if TYPE_CHECKING:
     from tfx_mobile.recipes import CalibrationSpec, ConversionRecipe, MetadataSpec, RepairSpec
     from tfx_mobile.records import Budget, Confidence, DeviceLatency, LatencySpec
     from tfx_mobile.release_store.destinations import FilesystemDestination
+    from tfx_mobile.release_store.signing_keys import EnvironmentSigningKey, KmsSigningKey
     from tfx_mobile.tflite_converter.component import TFLiteConverter
 
 

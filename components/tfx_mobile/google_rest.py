@@ -101,12 +101,7 @@ class RestClient:
     def __init__(
         self, endpoint: str, endpoint_variable: str, scopes: tuple[str, ...], patience: Patience = Patience()
     ) -> None:
-        override = os.environ.get(endpoint_variable, "")
-        if override and not _is_loopback(override):
-            raise ValueError(
-                f"{endpoint_variable}={override!r} is not on the loopback interface. It exists for tests against a "
-                "fake such as http://127.0.0.1:8080; unset it to reach the real service."
-            )
+        override = loopback_override(endpoint_variable)
         self.endpoint = (override or endpoint).rstrip("/")
         self.patience = patience
         self._scopes = scopes
@@ -257,7 +252,23 @@ def _asked_for(retry_after: str | None) -> float | None:
     return min(float(retry_after), 300.0) if retry_after and retry_after.isdecimal() else None
 
 
-def _is_loopback(endpoint: str) -> bool:
+def loopback_override(endpoint_variable: str) -> str:
+    """The fake on the loopback interface that an environment variable names; empty if it names none.
+
+    Raises:
+        ValueError: It names a host elsewhere.
+    """
+    override = os.environ.get(endpoint_variable, "")
+    if override and not is_loopback(override):
+        raise ValueError(
+            f"{endpoint_variable}={override!r} is not on the loopback interface. It exists for tests against a "
+            "fake such as http://127.0.0.1:8080; unset it to reach the real service."
+        )
+    return override
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether an address is on this machine."""
     host = urllib.parse.urlsplit(endpoint).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

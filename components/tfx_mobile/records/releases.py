@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Literal
 
 from pydantic import Field
@@ -125,7 +124,7 @@ class Envelope(Record):
             raise TFXMobileError(f"The envelope holds {self.payloadType}; expected is {payload_type}.")
         try:
             return base64.b64decode(self.payload, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error, or a character that is not ASCII
             raise TFXMobileError(f"The envelope's payload is not base64: {error}.") from None
 
 

@@ -77,6 +77,8 @@ def plan(store: Store, push: Push) -> PushReceipt:
     Raises:
         ConflictError: The store holds something else under one of the names, or a damaged channel statement.
         ReleaseRefusedError: These bytes were rolled back.
+        UntrustedReleaseError: No trusted key signed what is there.
+        SigningError: The push is unsigned, and what is there is not.
         DestinationUnavailableError: The store cannot be read or written.
     """
     name = push.manifest.model
@@ -154,8 +156,14 @@ def publish(store: Store, push: Push) -> PushReceipt:
 
 def _standing(store: Store, current: ChannelStatement | None, push: Push) -> Standing:
     """What a push comes to on top of what the channel says."""
-    if current is None:
-        return "pushed"
+    standing: Standing = _compare(store, current, push) if current else "pushed"
+    if standing == "pushed":
+        uri = store.uri(channel_path(push.manifest.model, push.channel))
+        push.keyring.check_may_write(current.signing_key_id if current else None, uri)
+    return standing
+
+
+def _compare(store: Store, current: ChannelStatement, push: Push) -> Standing:
     name = push.manifest.model
     if push.sha256 in current.refused:
         raise ReleaseRefusedError(
@@ -180,6 +188,8 @@ def _serves(store: Store, current: ChannelStatement, push: Push) -> bool:
 
     Nor if the release says that nobody blessed it, and somebody has since.
     """
+    if current.signing_key_id != push.keyring.signing_key_id:
+        return False
     try:
         manifest = read_manifest(store, current.model, current.release_id, push.keyring)
         return (
