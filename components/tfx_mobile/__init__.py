@@ -28,6 +28,7 @@ _HOME = {
     "FilesystemDestination": "tfx_mobile.release_store.destinations",
     "KmsSigningKey": "tfx_mobile.release_store.signing_keys",
     "EnvironmentSigningKey": "tfx_mobile.release_store.signing_keys",
+    "RemoteConfigRollout": "tfx_mobile.rollout.spec",
     "TFLiteVariants": "tfx_mobile.artifacts",
     "TFLiteModel": "tfx_mobile.artifacts",
     "TFLiteBlessing": "tfx_mobile.artifacts",
@@ -49,6 +50,7 @@ __all__ = [
     "MobilePusher",
     "ProductionModel",
     "QuantizationEvaluator",
+    "RemoteConfigRollout",
     "RepairSpec",
     "TFLiteBlessing",
     "TFLiteConverter",
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from tfx_mobile.records import Budget, Confidence, DeviceLatency, LatencySpec
     from tfx_mobile.release_store.destinations import FilesystemDestination
     from tfx_mobile.release_store.signing_keys import EnvironmentSigningKey, KmsSigningKey
+    from tfx_mobile.rollout.spec import RemoteConfigRollout
     from tfx_mobile.tflite_converter.component import TFLiteConverter
 
 

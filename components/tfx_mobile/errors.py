@@ -19,6 +19,7 @@
         ├── ConflictError             the destination holds something else under an immutable name
         ├── ReleaseRefusedError       these bytes were rolled back on this channel
         ├── SupersededError           a newer run's release is on this channel already, and that was to be an error
+        ├── RolloutRefusedError       Remote Config holds something there that is not ours to change
         ├── UntrustedReleaseError     what was read is not signed by a trusted key
         ├── SigningError              the release cannot be signed
         ├── ShutDownError             the destination's service no longer exists
@@ -106,6 +107,10 @@ class ReleaseRefusedError(PushError):
 
 class SupersededError(PushError):
     """A newer run's release is on the channel already, and the author asked for an error then."""
+
+
+class RolloutRefusedError(PushError):
+    """The rollout's parameter or condition in Remote Config is not ours to change, or the service does not take it."""
 
 
 class UntrustedReleaseError(PushError):
