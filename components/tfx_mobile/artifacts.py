@@ -46,6 +46,7 @@ CHANNEL_VERSION = "channel_version"
 DESTINATIONS = "destinations"
 LABELS = "labels"
 SIGNING_KEY_ID = "signing_key_id"
+ROLLOUT = "rollout"
 
 
 class TFLiteVariants(Artifact):

@@ -75,6 +75,9 @@ def test_a_minimal_component() -> None:
         "variant": "",
         "on_stale": "skip",
         "labels": "{}",
+        "signing_key": "",
+        "trusted_keys": "[]",
+        "rollout": "",
         "fingerprint": None,
     }
     assert pusher.outputs["pushed_model"].type is standard_artifacts.PushedModel

@@ -18,6 +18,8 @@ from tfx_mobile.mobile_pusher import candidate, executor, parameters
 from tfx_mobile.records import ReleaseManifest
 from tfx_mobile.release_store.destinations import Destination
 from tfx_mobile.release_store.names import DEFAULT_CHANNEL, check_channel, check_model_name
+from tfx_mobile.release_store.signing_keys import SigningKey, parse_trusted_keys
+from tfx_mobile.rollout.spec import RemoteConfigRollout
 from tfx_mobile.secrets_check import refuse_secrets
 
 
@@ -44,6 +46,9 @@ class MobilePusherSpec(ComponentSpec):
         parameters.VARIANT: ExecutionParameter(type=str),
         parameters.ON_STALE: ExecutionParameter(type=str),
         parameters.LABELS: ExecutionParameter(type=str),
+        parameters.SIGNING_KEY: ExecutionParameter(type=str),
+        parameters.TRUSTED_KEYS: ExecutionParameter(type=str),
+        parameters.ROLLOUT: ExecutionParameter(type=str),
         executor.FINGERPRINT_KEY: ExecutionParameter(type=str),
     }
 
@@ -82,10 +87,17 @@ class MobilePusher(base_component.BaseComponent):
             the time the float model was recorded: `skip` ends well with the status `superseded`, `fail` raises.
         labels: What else to say about the release: at most 32 short printable texts by name. They become part of the
             release and are public as it is.
+        signing_key: Which key signs the release and the channel: KmsSigningKey, for tests EnvironmentSigningKey, or
+            their JSON. A name, never the key. None leaves them unsigned; a channel that was signed is never replaced by
+            an unsigned statement.
+        trusted_keys: PEM texts of public keys of which one must have signed what is on the channel already; the signing
+            key's own among them. None demands nothing of what is there.
+        rollout: RemoteConfigRollout or its JSON: how many users follow `channel`. Checked before anything is written,
+            applied last of all, once every destination has the release.
 
     All parameters may be RuntimeParameters, of ptype `int` (0 or 1) for `dry_run` and `allow_unblessed`, of ptype `str`
-    for all others, with JSON in `destinations` and `labels`; their values are then checked when the component runs.
-    Parameters are stored and shown: what looks like a secret is refused in any of them.
+    for all others, with JSON in `destinations`, `labels`, `trusted_keys` and `rollout`; their values are then checked
+    when the component runs. Parameters are stored and shown: what looks like a secret is refused in any of them.
 
     Component `outputs` contains `pushed_model`, a channel of PushedModel with the custom properties of the stock
     Pusher and more.
@@ -115,27 +127,28 @@ class MobilePusher(base_component.BaseComponent):
         variant: str | RuntimeParameter | None = None,
         on_stale: parameters.OnStale | RuntimeParameter = "skip",
         labels: Mapping[str, str] | RuntimeParameter | None = None,
+        signing_key: SigningKey | Mapping[str, Any] | str | RuntimeParameter | None = None,
+        trusted_keys: Iterable[str] | RuntimeParameter | None = None,
+        rollout: RemoteConfigRollout | Mapping[str, Any] | RuntimeParameter | None = None,
     ) -> None:
-        if not isinstance(destinations, (str, Mapping, BaseModel, RuntimeParameter)) and isinstance(
-            destinations, Iterable
-        ):
-            destinations = list(destinations)  # it is looked through more than once
         given: dict[str, Any] = {
             parameters.MODEL_NAME: model_name,
             parameters.CHANNEL: channel,
-            parameters.DESTINATIONS: destinations,
+            parameters.DESTINATIONS: _listed(destinations),
             parameters.DRY_RUN: dry_run,
             parameters.ALLOW_UNBLESSED: allow_unblessed,
             parameters.VARIANT: variant,
             parameters.ON_STALE: on_stale,
             parameters.LABELS: labels,
+            parameters.SIGNING_KEY: signing_key,
+            parameters.TRUSTED_KEYS: _listed(trusted_keys),
+            parameters.ROLLOUT: rollout,
         }
         # First of all, because other messages repeat the value. A RuntimeParameter's default is compiled, too.
         refuse_secrets({n: v.default if isinstance(v, RuntimeParameter) else v for n, v in given.items()})
         known = {name: value for name, value in given.items() if not isinstance(value, RuntimeParameter)}
         properties = given | {name: _PARSERS[name](value) for name, value in known.items()}
-        if {parameters.MODEL_NAME, parameters.CHANNEL, parameters.DESTINATIONS} <= set(known):
-            parameters.check_names(parameters.parse_distinct(destinations), model_name, channel)
+        _check_together(known)
         parameters.check_wiring(
             model=model is not None,
             variants=variants is not None,
@@ -168,7 +181,36 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     parameters.VARIANT: parameters.parse_variant,
     parameters.ON_STALE: parameters.parse_on_stale,
     parameters.LABELS: parameters.labels_json,
+    parameters.SIGNING_KEY: parameters.signing_key_json,
+    parameters.TRUSTED_KEYS: parameters.trusted_keys_json,
+    parameters.ROLLOUT: parameters.rollout_json,
 }
+
+
+def _listed(value: Any) -> Any:
+    """A list of what may be possible to look through only once; what is no list of things is left as it is."""
+    is_list = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping, BaseModel))
+    return list(value) if is_list else value
+
+
+def _check_together(known: Mapping[str, Any]) -> None:
+    """Checks parameters against each other, as far as they are known while the pipeline is defined.
+
+    Raises:
+        ValueError: Two of them contradict each other.
+    """
+    if {parameters.MODEL_NAME, parameters.CHANNEL} <= set(known):
+        parameters.check_names(
+            parameters.parse_distinct(known[parameters.DESTINATIONS]) if parameters.DESTINATIONS in known else (),
+            parameters.parse_optional_rollout(known.get(parameters.ROLLOUT)),
+            known[parameters.MODEL_NAME],
+            known[parameters.CHANNEL],
+        )
+    if {parameters.SIGNING_KEY, parameters.TRUSTED_KEYS} <= set(known):
+        parameters.check_keys(
+            parameters.parse_optional_key(known[parameters.SIGNING_KEY]),
+            parse_trusted_keys(known[parameters.TRUSTED_KEYS] or ()),
+        )
 
 
 def _fingerprint() -> str:

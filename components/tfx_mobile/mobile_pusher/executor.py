@@ -10,7 +10,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types.artifact import Artifact
 
 from tfx_mobile import artifact_io, artifacts
-from tfx_mobile.errors import PushError
+from tfx_mobile.errors import PushError, TFXMobileError
 from tfx_mobile.mobile_pusher import candidate, parameters
 from tfx_mobile.mobile_pusher.candidate import Candidate, Refusal
 from tfx_mobile.mobile_pusher.parameters import Parameters
@@ -18,7 +18,9 @@ from tfx_mobile.records import EvaluationSummary, PushReceipt, PushStatus, Relea
 from tfx_mobile.release_store.delivery import deliver, open_destinations, plan_delivery
 from tfx_mobile.release_store.names import blob_path
 from tfx_mobile.release_store.publishing import Push
-from tfx_mobile.release_store.signing import NO_KEYS
+from tfx_mobile.release_store.signing_keys import open_keyring
+from tfx_mobile.rollout import remote_config
+from tfx_mobile.rollout.remote_config import RolloutResult
 
 PUSHED_MODEL_KEY = "pushed_model"
 FINGERPRINT_KEY = "fingerprint"
@@ -69,16 +71,40 @@ class Executor(base_executor.BaseExecutor):
                 "; ".join(found.objections),
             )
 
-        push = Push(_manifest_of(given, found), found.model, given.channel, NO_KEYS)
-        opened = open_destinations(given.destinations, push.keyring)
+        keyring = open_keyring(given.signing_key, given.trusted_keys)
+        push = Push(_manifest_of(given, found), found.model, given.channel, keyring)
+        opened = open_destinations(given.destinations, keyring)
+        # Asked before anything is published: what Remote Config would refuse afterwards, it refuses now.
+        rollout = _roll_out(given, dry_run=True)
         act = plan_delivery if given.dry_run else deliver
         receipts = act(opened, push, given.on_stale)
         status = _overall(receipts)
-
         was_pushed = status in ("pushed", "unchanged")
+        if was_pushed:
+            rollout = _roll_out(given, dry_run=False)
+
         _archive(pushed_model, push.manifest, receipts, model=found.model if was_pushed else None)
         _describe(pushed_model, status, given.channel, found.objections)
         _describe_release(pushed_model, push.manifest, receipts)
+        if rollout is not None:
+            _set_strings(pushed_model, {artifacts.ROLLOUT: rollout.to_json().decode()})
+
+
+def _roll_out(given: Parameters, *, dry_run: bool) -> RolloutResult | None:
+    """Lets a share of the users follow the channel, or asks whether that could be done; None if nobody wants it."""
+    if given.rollout is None:
+        return None
+    try:
+        result = remote_config.apply(given.rollout, given.model_name, given.channel, dry_run)
+    except TFXMobileError as error:
+        state = (
+            "Nothing was published anywhere."
+            if dry_run
+            else "Every destination has the release; only the rollout is missing, and the next run finishes it."
+        )
+        raise type(error)(f"{error} {state}") from error
+    logging.info("Rollout: %s", result.to_json().decode())
+    return result
 
 
 def _manifest_of(given: Parameters, found: Candidate) -> ReleaseManifest:

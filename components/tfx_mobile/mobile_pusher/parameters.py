@@ -14,6 +14,14 @@ from tfx_mobile import artifact_io, secrets_check
 from tfx_mobile.records import canonical_json
 from tfx_mobile.release_store.destinations import Destination, destinations_to_json, parse_destinations
 from tfx_mobile.release_store.names import DEFAULT_CHANNEL, check_channel, check_model_name
+from tfx_mobile.release_store.signing_keys import (
+    SigningKey,
+    parse_signing_key,
+    parse_trusted_keys,
+    signing_key_to_json,
+    trusted_keys_to_json,
+)
+from tfx_mobile.rollout.spec import RemoteConfigRollout, parse_rollout
 
 OnStale = Literal["skip", "fail"]
 
@@ -25,6 +33,9 @@ ALLOW_UNBLESSED = "allow_unblessed"
 VARIANT = "variant"
 ON_STALE = "on_stale"
 LABELS = "labels"
+SIGNING_KEY = "signing_key"
+TRUSTED_KEYS = "trusted_keys"
+ROLLOUT = "rollout"
 
 MAX_LABELS = 32
 MAX_LABEL_CHARACTERS = 256
@@ -46,6 +57,9 @@ class Parameters:
         variant: Which variant of a TFLiteVariants to push; empty if the evaluator chose.
         on_stale: What to do where a newer run's release is on the channel.
         labels: What the author says about the release.
+        signing_key: Which key signs; None leaves releases unsigned.
+        trusted_keys: PEM texts of the public keys of which one must have signed what is there; empty requires nothing.
+        rollout: How many users follow the channel, by Remote Config; None leaves that alone.
     """
 
     model_name: str
@@ -56,6 +70,9 @@ class Parameters:
     variant: str
     on_stale: OnStale
     labels: dict[str, str]
+    signing_key: SigningKey | None
+    trusted_keys: tuple[str, ...]
+    rollout: RemoteConfigRollout | None
 
 
 def read(values: Mapping[str, Any]) -> Parameters:
@@ -78,8 +95,12 @@ def read(values: Mapping[str, Any]) -> Parameters:
         variant=parse_variant(values.get(VARIANT)),
         on_stale=parse_on_stale(values.get(ON_STALE)),
         labels=parse_labels(values.get(LABELS)),
+        signing_key=parse_optional_key(values.get(SIGNING_KEY)),
+        trusted_keys=parse_trusted_keys(values.get(TRUSTED_KEYS) or ()),
+        rollout=parse_optional_rollout(values.get(ROLLOUT)),
     )
-    check_names(read.destinations, read.model_name, read.channel)
+    check_names(read.destinations, read.rollout, read.model_name, read.channel)
+    check_keys(read.signing_key, read.trusted_keys)
     return read
 
 
@@ -107,14 +128,50 @@ def parse_distinct(value: Any) -> tuple[Destination, ...]:
     return destinations
 
 
-def check_names(destinations: Iterable[Destination], model_name: str, channel: str) -> None:
-    """Makes sure that every destination can use the names.
+def check_names(
+    destinations: Iterable[Destination], rollout: RemoteConfigRollout | None, model_name: str, channel: str
+) -> None:
+    """Makes sure that every destination, and the rollout if there is one, can use the names.
 
     Raises:
         ValueError: One cannot.
     """
     for destination in destinations:
         destination.check_names(model_name, channel)
+    if rollout is not None:
+        rollout.aim(model_name, channel)
+
+
+def check_keys(signing_key: SigningKey | None, trusted_keys: tuple[str, ...]) -> None:
+    """Makes sure that what is pushed can be trusted by those who demand a signature.
+
+    Raises:
+        ValueError: It would not be signed.
+    """
+    if trusted_keys and signing_key is None:
+        raise ValueError(
+            "trusted_keys is given and signing_key is not: the release would carry no signature, and whoever trusts "
+            "only these keys would refuse it. Set signing_key=KmsSigningKey(key_version='...'), or leave trusted_keys "
+            "out."
+        )
+
+
+def parse_optional_key(value: Any) -> SigningKey | None:
+    """The key that signs; None, or an empty text, for none.
+
+    Raises:
+        ValueError: `value` names no key.
+    """
+    return None if value in (None, "") else parse_signing_key(value)
+
+
+def parse_optional_rollout(value: Any) -> RemoteConfigRollout | None:
+    """The rollout; None, or an empty text, for none.
+
+    Raises:
+        ValueError: `value` is no rollout.
+    """
+    return None if value in (None, "") else parse_rollout(value)
 
 
 def parse_flag(name: str, value: Any) -> bool:
@@ -238,3 +295,20 @@ def destinations_json(value: Any) -> str:
 def labels_json(value: Any) -> str:
     """The one JSON form of the labels."""
     return canonical_json(parse_labels(value)).decode()
+
+
+def signing_key_json(value: Any) -> str:
+    """The one JSON form of the signing key; empty for none."""
+    key = parse_optional_key(value)
+    return signing_key_to_json(key) if key else ""
+
+
+def trusted_keys_json(value: Any) -> str:
+    """The one JSON form of the trusted keys."""
+    return trusted_keys_to_json(parse_trusted_keys(value or ()))
+
+
+def rollout_json(value: Any) -> str:
+    """The one JSON form of the rollout; empty for none."""
+    rollout = parse_optional_rollout(value)
+    return rollout.to_json() if rollout else ""
