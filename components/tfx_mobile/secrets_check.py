@@ -8,6 +8,7 @@ key files.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -69,7 +70,7 @@ def refuse_secrets(parameters: Mapping[str, Any]) -> None:
     """Makes sure that no parameter looks like a secret, however deep it lies, also within JSON texts.
 
     Args:
-        parameters: By name: texts, numbers, lists, mappings, pydantic models; anything else is passed over.
+        parameters: By name: texts, paths, numbers, lists, mappings, pydantic models; anything else is passed over.
 
     Raises:
         SecretParameterError: One does. The message names the parameter, the place in it, and what it looks like; it
@@ -84,6 +85,8 @@ def _secrets(value: Any, place: str, *, is_named_secret: bool = False) -> Iterat
     """What looks like a secret: where, and what it is."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     if isinstance(value, str):

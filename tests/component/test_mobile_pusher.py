@@ -151,7 +151,7 @@ SECRET = "ABCDEFGHIJKLMNOP0123456789"  # nobody's
         ({"labels": {"note": f"see https://me:{SECRET}@example.com"}}, r"labels\['note'\] holds a user or password"),
         ({"labels": {"api_key": SECRET}}, r"labels\['api_key'\] holds something, and its name says"),
         (
-            {"destinations": [FilesystemDestination(base_directory=f"/mnt/x?token={SECRET}")]},
+            {"destinations": [{"type": "filesystem", "base_directory": f"/mnt/x?token={SECRET}"}]},
             r"destinations\[0\]\['base_directory'\] holds a signed address",
         ),
         ({"destinations": f"not JSON, but Bearer {SECRET}"}, "destinations holds an authorization header"),

@@ -7,11 +7,13 @@ import hashlib
 import json
 import random
 import string
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from pydantic import BaseModel
 
 from tfx_mobile import FilesystemDestination
 from tfx_mobile.errors import SecretParameterError
@@ -44,6 +46,11 @@ SERVICE_ACCOUNT = json.dumps(
     {"type": "service_account", "project_id": "p", "private_key": private_pem(P256), "client_email": "a@b"}
 )
 JWT = f"{encoded(json.dumps({'alg': 'RS256'}))}.{encoded(json.dumps({'sub': 'somebody'}))}.{some(40)}"
+
+
+class Anything(BaseModel):
+    text: str
+
 
 SECRETS = {
     "a P-256 key": (private_pem(P256), "private key in PEM form"),
@@ -93,10 +100,10 @@ SECRETS = {
         (lambda s: {"a": [0, {"b": s}]}, r"thing\['a'\]\[1\]\['b'\] holds"),
         (lambda s: json.dumps([{"base": s}]), "thing"),
         (lambda s: {s: "value"}, "A key in thing holds"),
-        (lambda s: [FilesystemDestination(base_directory=s)] if "://" not in s else [s], r"thing\[0\]"),
+        (lambda s: [Anything(text=s)], r"thing\[0\]\['text'\] holds"),
         (lambda s: s.encode(), "thing holds"),
     ],
-    ids=["text", "nested", "JSON", "key", "destination", "bytes"],
+    ids=["text", "nested", "JSON", "key", "model", "bytes"],
 )
 def test_a_secret_is_refused_and_not_repeated(secret: str, kind: str, wrap: Any, place: str) -> None:
     with pytest.raises(SecretParameterError, match=place) as raised:
@@ -145,6 +152,17 @@ def test_what_a_name_calls_a_secret_is_one(value: Any) -> None:
 def test_the_path_of_a_key_file_is_refused_where_a_key_could_be_meant(value: Any) -> None:
     with pytest.raises(SecretParameterError, match=r"path of what looks like a key file.*Cloud KMS"):
         refuse_secrets(value)
+
+
+def test_a_destination_refuses_them_before_it_says_what_is_wrong_with_a_value() -> None:
+    secret = some(30)
+    with pytest.raises(SecretParameterError, match=r"FilesystemDestination\['base_directory'\] holds a user") as raised:
+        FilesystemDestination(base_directory=f"https://{secret}@example.com/models")
+    assert secret not in str(raised.value)
+    with pytest.raises(SecretParameterError, match=r"FilesystemDestination\['base_directory'\] holds a signed address"):
+        FilesystemDestination(base_directory=Path(f"/mnt/x?sig={secret}"))
+    with pytest.raises(SecretParameterError, match=r"FilesystemDestination\['key'\] holds the path of"):
+        FilesystemDestination(base_directory="/srv", key="/var/service-account.json")
 
 
 def test_no_false_alarm() -> None:
