@@ -43,6 +43,11 @@ def file_of(store: FilesystemStore, path: str) -> Path:
     return Path(store.uri(path))
 
 
+def pinned(now: ChannelStatement) -> Draft:
+    """Names the same release again."""
+    return Draft("pin", now.release_id, now.sha256, {})
+
+
 def push(store: FilesystemStore, data: bytes, keyring: Keyring):
     return publish(store, push_of(data, keyring=keyring))
 
@@ -81,9 +86,7 @@ class TestRefusals:
     def test_another_key(self, store: FilesystemStore, signer: LocalSigner) -> None:
         push(store, FIRST, Keyring(signer))
         stranger = new_signer()
-        with pytest.raises(
-            UntrustedReleaseError, match=f"{key_id_of(signer.public_key)}; trusted: .*{stranger_id(stranger)}"
-        ):
+        with pytest.raises(UntrustedReleaseError, match=f"{id_of(signer)}; trusted: .*{id_of(stranger)}"):
             resolve(store, MODEL, CHANNEL, trusting(stranger))
         with pytest.raises(UntrustedReleaseError):
             push(store, SECOND, trusting(stranger, signer=stranger))
@@ -164,7 +167,7 @@ class TestRefusals:
         payload = envelope.open(CHANNEL_TYPE)
         as_manifest = Keyring(signer).seal(MANIFEST_TYPE, payload)
         rewrite(store, CHANNEL_PATH, as_manifest)
-        with pytest.raises(ConflictError, match="holds application/vnd.mobile-model-manifest"):
+        with pytest.raises(ConflictError, match=r"holds application/vnd\.mobile-model-manifest"):
             resolve(store, MODEL, CHANNEL, trusting(signer))
         rewrite(store, CHANNEL_PATH, Envelope.seal(CHANNEL_TYPE, payload, as_manifest.signatures))
         with pytest.raises(UntrustedReleaseError):
@@ -228,7 +231,7 @@ class TestTurningItOn:
                 with pytest.raises(SigningError, match=f"is signed with the key {key_id_of(signer.public_key)}"):
                     act(store, push_of(data))
         with pytest.raises(SigningError, match="would be written without a signature"):
-            move_channel(store, MODEL, CHANNEL, lambda now: Draft("pin", now.release_id, now.sha256, {}), NO_KEYS)
+            move_channel(store, MODEL, CHANNEL, pinned, NO_KEYS)
         assert tree(Path(store.address)) == before
 
     def test_trusted_keys_without_a_signing_key_write_nothing(
@@ -278,7 +281,7 @@ class TestRotation:
             store,
             MODEL,
             CHANNEL,
-            lambda now: Draft("pin", now.release_id, now.sha256, {}),
+            pinned,
             trusting(old, new, signer=old),
         )
         with pytest.raises(UntrustedReleaseError):
@@ -380,8 +383,8 @@ def test_pem_texts_are_what_devices_are_given(signer: LocalSigner) -> None:
     assert TrustedKeys.from_pem(pem_of(signer)) == trusting(signer).trusted
 
 
-def stranger_id(stranger: LocalSigner) -> str:
-    return key_id_of(stranger.public_key)
+def id_of(signer: LocalSigner) -> str:
+    return key_id_of(signer.public_key)
 
 
 def release_paths(store: FilesystemStore) -> list[str]:
