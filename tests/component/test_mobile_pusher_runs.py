@@ -224,6 +224,48 @@ def test_the_pipeline_compiles_for_kubeflow(world: World) -> None:
     assert "tfx_mobile.mobile_pusher.executor.Executor" in json.dumps(compiled)
 
 
+def test_it_runs_as_kubeflow_runs_it(world: World) -> None:
+    """Through Kubeflow's own entrypoint: artifacts without ids and times, an input more, texts and whole numbers."""
+    pytest.importorskip("kfp", reason="kfp is not installed: Kubeflow's entrypoint needs the extra tfx[kfp]")
+    from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
+
+    inputs = world.inputs()
+    *_, pusher = world.pipeline(inputs).components
+    inputs["_QuantizationEvaluator.blessing"] = inputs["blessing"]
+
+    def artifacts(name: str, uri: str, title: str) -> dict[str, Any]:
+        schema = {"instanceSchema": f"title: {title}\ntype: object\n"}
+        return {"artifacts": [{"name": name, "uri": uri, "type": schema, "metadata": {}}]}
+
+    invocation = {
+        "inputs": {
+            "artifacts": {key: artifacts(key, found.uri, found.type_name) for key, (found,) in inputs.items()},
+            "parameters": {
+                name: {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}
+                for name, value in pusher.exec_properties.items()
+            },
+        },
+        "outputs": {
+            "artifacts": {"pushed_model": artifacts("pushed", str(world.folder / "pushed"), "tfx.PushedModel")},
+            "outputFile": str(world.folder / "output.json"),
+        },
+    }
+    kubeflow_v2_run_executor._run_executor(
+        *kubeflow_v2_run_executor._parse_flags(
+            [
+                "run_executor",
+                *("--executor_class_path", "tfx_mobile.mobile_pusher.executor.Executor"),
+                *("--json_serialized_invocation_args", json.dumps(invocation)),
+            ]
+        )
+    )
+    output = json.loads((world.folder / "output.json").read_text())
+    (pushed,) = output["artifacts"]["pushed_model"]["artifacts"]
+    release = resolve(world.destination.open_store(), "digits", "production")
+    assert (release.model, pushed["metadata"]["pushed_version"]) == (model_bytes(), release.release_id)
+    assert (pushed["metadata"]["pushed"], pushed["metadata"]["channel_version"]) == (1.0, "1")
+
+
 # --- what stock tools read -------------------------------------------------------------------------------------------
 
 
