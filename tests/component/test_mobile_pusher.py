@@ -180,13 +180,16 @@ class Particular(FilesystemDestination):
             raise ValueError(f"{model_name} and {channel} are too long for me")
 
 
-def test_each_destination_is_asked_about_the_names() -> None:
+def test_each_destination_is_asked_about_the_names(place: Place, inputs: Inputs) -> None:
     destinations = [FilesystemDestination(base_directory="/srv/a"), Particular(base_directory="/srv/b")]
     construct(destinations=iter(destinations), channel="beta")
     with pytest.raises(ValueError, match="digits and production are too long for me"):
         construct(destinations=iter(destinations))
     # Not known yet: asked when it runs.
     construct(destinations=destinations, channel=RuntimeParameter(name="channel", ptype=str))
+    with pytest.raises(ValueError, match="digits and production are too long for me"):
+        place.push(inputs, destinations=[place.destination, Particular(base_directory="/srv/b")])
+    place.assert_untouched()
 
 
 def test_labels_become_part_of_the_release(place: Place, inputs: Inputs) -> None:
