@@ -18,6 +18,7 @@ from google.api_core import exceptions as google_errors
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import kms_v1
+from google.protobuf.json_format import ParseError
 
 from tfx_mobile.errors import SigningError
 from tfx_mobile.google_rest import Answer, Patience, loopback_override
@@ -36,9 +37,8 @@ _TRANSIENT = (
     google_errors.BadGateway,
     google_errors.ServiceUnavailable,
     google_errors.GatewayTimeout,
-    requests.exceptions.ConnectionError,
-    requests.exceptions.Timeout,
-    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.RequestException,
+    ParseError,  # the answer broke off, which older versions of urllib3 do not notice
 )
 
 _T = TypeVar("_T")
@@ -151,10 +151,6 @@ class KmsSigner:
                 raise _WorthRepeatingError(_words_of(error)) from None
             raise SigningError(
                 f"Cloud KMS refuses to use {self._name}: {_words_of(error)}. {_advice_for(error)}"
-            ) from None
-        except (requests.exceptions.RequestException, ValueError) as error:
-            raise SigningError(
-                f"Cloud KMS gave an answer that makes no sense for {self._name}: {_words_of(error)}. Push again later."
             ) from None
 
     def _no_credentials(self, error: GoogleAuthError) -> SigningError:
