@@ -169,7 +169,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # head and body are sent apart; without this each answer waits 40 ms for the first
+    disable_nagle_algorithm = True  # or clients that keep a connection wait 40 ms for each answer
     server_fake: FakeServer
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.fakes.remote_config import MANAGED, PROJECT, RemoteConfigFake
 from tfx_mobile import RemoteConfigRollout
 from tfx_mobile.commands.rollout import rollout as rollout_command
 from tfx_mobile.errors import ConflictError, DestinationUnavailableError, RolloutRefusedError
-from tfx_mobile.google_rest import Patience
+from tfx_mobile.google_rest import Answer, Patience, RestClient
 from tfx_mobile.rollout import template
 from tfx_mobile.rollout.remote_config import ENDPOINT_VARIABLE, RolloutResult, apply, current
 
@@ -454,6 +454,15 @@ def test_a_condition_that_is_more_than_a_percentage_is_never_written(reach: Any,
     assert fake.mutations == []
 
 
+@pytest.mark.parametrize("addition", [{"rolloutValue": {}}, None], ids=["managed", "twice"])
+def test_a_condition_that_is_managed_or_there_twice_is_refused(addition: dict[str, Any] | None) -> None:
+    text = json.loads(ours())
+    text["conditions"][0].update(addition or {})
+    text["conditions"] += [] if addition else text["conditions"]
+    with pytest.raises(RolloutRefusedError, match="condition 'mobilepusher_digits_canary' is there and is not"):
+        template.changed(json.dumps(text), rolled(50).aim(MODEL, CHANNEL))
+
+
 def test_a_parameter_in_two_places_is_refused() -> None:
     text = json.loads(ours())
     text["parameterGroups"] = {"models": {"parameters": text["parameters"]}}
@@ -621,6 +630,51 @@ def test_a_rival_of_the_same_mind_makes_it_unchanged(reach: Any) -> None:
     assert do(10).status == "unchanged"
 
 
+def publish_percent(fake: RemoteConfigFake, percent: float) -> Callable[[], None]:
+    return lambda: fake.edit(
+        lambda published: published["conditions"][-1].update(expression=f"percent('digits_canary') <= {percent}")
+    )
+
+
+def test_what_somebody_else_decides_on_the_rollout_meanwhile_is_left_as_it_is(reach: Any) -> None:
+    fake = reach()
+    do(1)
+    fake.before(fake.num_requests + 1, publish_percent(fake, 5))
+    with pytest.raises(
+        ConflictError, match=r"While 50 % .* now says 5 %, .* 'production', in version 3. That was left"
+    ):
+        do(50)
+    assert percent_now() == 5
+    assert do(50).status == "changed"
+
+
+def test_another_seed_of_somebody_else_is_left_as_it_is(reach: Any) -> None:
+    fake = reach()
+    do(1)
+    fake.before(fake.num_requests + 1, lambda: do(1, seed="theirs"))
+    with pytest.raises(ConflictError, match="somebody else published"):
+        do(50)
+    assert current(rolled(0), MODEL, CHANNEL, patience=PATIENCE).seed == "theirs"
+
+
+def test_what_is_taken_back_before_the_answer_arrives_stays_taken_back(reach: Any) -> None:
+    fake = reach()
+    do(1)
+    fake.fail(fake.num_requests + 1, Fault("reset", after=True))
+    fake.before(fake.num_requests + 2, publish_percent(fake, 1))
+    with pytest.raises(ConflictError, match="now says 1 %"):
+        do(50)
+    assert (fake.version, percent_now()) == (4, 1)
+
+
+def test_two_channels_that_start_at_once_both_do(reach: Any) -> None:
+    fake = reach()
+    fake.before(1, lambda: apply(rolled(5), MODEL, "beta", patience=PATIENCE))
+    assert do(10).status == "changed"
+    assert percent_now() == 10
+    assert current(rolled(0), MODEL, "beta", patience=PATIENCE).percent == 5
+
+
 def test_eight_at_once_write_once(reach: Any) -> None:
     fake = reach()
     barrier = threading.Barrier(8)
@@ -722,6 +776,68 @@ def test_the_state_is_told(reach: Any) -> None:
     assert (state.percent, state.stable_channel, state.seed, state.version_number) == (12.5, "production", "s", "2")
 
 
+# The fake
+
+
+def send(method: str, path: str, text: str | None = None, **headers: str) -> Answer:
+    client = RestClient("http://127.0.0.1:1", ENDPOINT_VARIABLE, (), PATIENCE)
+    body = None if text is None else text.encode()
+    return client.call(method, f"/v1/projects/{PROJECT}/{path}", body=body, headers=headers)
+
+
+def put(text: str, etag: str) -> int:
+    return send("PUT", "remoteConfig", text, **{"If-Match": etag}).status
+
+
+def overwrite_a_running_rollout(fake: RemoteConfigFake) -> None:
+    emptied = json.loads(FOREIGN)
+    emptied["parameters"]["speed"]["conditionalValues"]["half"] = {"value": ""}
+    assert put(json.dumps(emptied), fake.etag) == 200
+
+
+@pytest.mark.parametrize(
+    ("crime", "violation"),
+    [
+        (lambda fake: put(FOREIGN, "*"), r"If-Match: \* was sent"),
+        (lambda fake: send("POST", "remoteConfig:rollback", "{}"), ":rollback was called"),
+        (overwrite_a_running_rollout, r"speed.*rolloutValue.* was written over"),
+    ],
+)
+def test_the_fake_does_not_let_pass_what_must_not_happen(
+    monkeypatch: pytest.MonkeyPatch, crime: Callable[[RemoteConfigFake], object], violation: str
+) -> None:
+    def commit() -> None:
+        with RemoteConfigFake(FOREIGN) as fake:
+            monkeypatch.setenv(ENDPOINT_VARIABLE, fake.endpoint)
+            crime(fake)
+
+    with pytest.raises(AssertionError, match=violation):
+        commit()
+
+
+def test_the_fake_publishes_by_etag_and_validates(monkeypatch: pytest.MonkeyPatch) -> None:
+    with RemoteConfigFake(FOREIGN, mismatch_status=409) as fake:
+        monkeypatch.setenv(ENDPOINT_VARIABLE, fake.endpoint)
+        assert send("PUT", "remoteConfig", FOREIGN).status == 409
+        assert put(FOREIGN, "etag-1234-7") == 409
+        for broken in (
+            FOREIGN.replace("device.os ==", "device.os ~"),
+            FOREIGN.replace('"ios": {"value"', '"android": {"value"'),
+            FOREIGN.replace("c= 50", "c= 0"),
+            FOREIGN.replace('{"useInAppDefault": true}', '{"useInAppDefault": true, "value": ""}'),
+            FOREIGN.replace('"spice"', '"speed"'),
+            FOREIGN.replace('{"value": "1e3"}', '{"value": 1000}'),
+            FOREIGN.replace('"welcome"', '"wel-come"'),
+            FOREIGN.replace('"futureMember"', '"conditions"'),
+        ):
+            assert broken != FOREIGN
+            assert put(broken, fake.etag) == 400
+        assert put(FOREIGN, fake.etag) == 200
+        assert fake.etag == "etag-1234-2"
+        assert "ETag" not in send("GET", "remoteConfig", **{"Accept-Encoding": "identity"}).headers
+        assert send("GET", "remoteConfigs").status == send("DELETE", "remoteConfigs").status == 404
+
+
 # The command
 
 
@@ -744,6 +860,7 @@ def test_the_command_rolls_out_and_shows(reach: Any) -> None:
     assert run("--percent", "10").output == f"unchanged: {done}.\n"
     assert run("--percent", "10", "--dry-run").output == f"dry_run: nothing to change, {done}.\n"
     assert run("--show").output == f"{done}.\n"
+    assert run("--percent", "12.345678").output.startswith("changed: 12.345678 % of the users")
     assert run("--percent", "0").output.startswith("changed: 0 % of the users")
 
 

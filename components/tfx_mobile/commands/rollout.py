@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tfx_mobile.release_store.names import DEFAULT_CHANNEL
+from tfx_mobile.rollout.spec import RemoteConfigRollout, percent_text
 
 if TYPE_CHECKING:
     from tfx_mobile.rollout import remote_config
@@ -51,7 +52,6 @@ def rollout(
     from tfx_mobile.errors import TFXMobileError
     from tfx_mobile.inspection_view import printable
     from tfx_mobile.rollout.remote_config import apply, current
-    from tfx_mobile.rollout.spec import RemoteConfigRollout
 
     if show == (percent is not None):
         raise click.UsageError("Give either --percent N, to change it, or --show.")
@@ -86,14 +86,14 @@ def _told(state: remote_config.RolloutState) -> str:
     if state.stable_channel is None:
         return f"Nobody set up parameter {state.parameter} yet: every app follows the channel it was built with."
     return (
-        f"{state.percent:g} % of the users follow {state.channel}, all others {state.stable_channel} "
+        f"{percent_text(state.percent)} % of the users follow {state.channel}, all others {state.stable_channel} "
         f"(parameter {state.parameter}, template version {state.version_number})."
     )
 
 
 def _done(result: remote_config.RolloutResult) -> str:
     said = (
-        f"{result.percent:g} % of the users follow {result.channel}, all others {result.stable_channel} "
+        f"{percent_text(result.percent)} % of the users follow {result.channel}, all others {result.stable_channel} "
         f"(parameter {result.parameter}, template version {result.version_number})"
     )
     if result.status != "dry_run":

@@ -19,7 +19,7 @@ from tfx_mobile.errors import ConflictError, DestinationUnavailableError, PushEr
 from tfx_mobile.google_rest import Answer, AnswerLostError, Patience, RestClient
 from tfx_mobile.records.base import Record
 from tfx_mobile.rollout import template
-from tfx_mobile.rollout.spec import RemoteConfigRollout
+from tfx_mobile.rollout.spec import RemoteConfigRollout, percent_text
 
 ENDPOINT = "https://firebaseremoteconfig.googleapis.com"
 ENDPOINT_VARIABLE = "TFX_MOBILE_REMOTE_CONFIG_ENDPOINT"
@@ -178,23 +178,47 @@ class _Act:
         self._aim = spec.aim(model_name, channel)
         self._dry_run = dry_run
         self._service = _Service(spec.project_id, patience)
-        self._write_was_lost = False
+        self._said_at_first: tuple[object, ...] | None = None
+        self._lost_write_over: str | None = None  # ETag of the template that a write without an answer was to replace
 
     def attempt(self) -> RolloutResult:
         now = self._service.get()
         wanted = template.changed(now.text, self._aim)
         if wanted == now.text:
             # A write can be carried out and yet be answered with an error, or not at all; this is how that shows.
-            return self._result("changed" if self._write_was_lost else "unchanged", now)
+            return self._result("changed" if self._lost_write_over else "unchanged", now)
+        self._check_undisputed(now)
         if self._dry_run:
             self._service.put(wanted, now.etag, validate_only=True)
             return self._result("changed", now)
         try:
             etag = self._service.put(wanted, now.etag)
         except AnswerLostError as lost:
-            self._write_was_lost = True
+            self._lost_write_over = now.etag
             raise _DecideAgainError(lost) from None
         return self._result("changed", self._verified(wanted, etag))
+
+    def _check_undisputed(self, now: _Template) -> None:
+        """Leaves alone what somebody else has decided on this very rollout since it was first read.
+
+        Raises:
+            ConflictError: Somebody has, or may have.
+        """
+        found = template.read(now.text, self._aim)
+        percent = found.percent_of(self._aim.channel)
+        said = (found.stable_channel, (percent, found.seed if percent else None))
+        wanted = (self._aim.stable_channel, (self._aim.percent, self._aim.seed if self._aim.percent else None))
+        self._said_at_first = self._said_at_first or said
+        disputed = any(one not in known for one, *known in zip(said, self._said_at_first, wanted, strict=True))
+        # Behind a write that may have been carried out, what is there now may be somebody's answer to it.
+        overruled = self._lost_write_over not in (None, now.etag)
+        if disputed or overruled:
+            raise ConflictError(
+                f"While {percent_text(self._aim.percent)} % of the users were to follow {self._aim.channel!r}, "
+                f"somebody else published. Remote Config now says {percent_text(percent)} %, all others follow "
+                f"{found.stable_channel!r}, in version {template.version_number(now.text)}. That was left as it is. "
+                "Look at the version history in the Firebase console, agree on who sets it, and do it again."
+            )
 
     def _verified(self, written: str, etag: str | None) -> _Template:
         """The template after the write, which says what is wanted.
@@ -204,10 +228,11 @@ class _Act:
         """
         shown = self._service.get()
         if template.changed(shown.text, self._aim) != shown.text:
+            found = template.read(shown.text, self._aim)
             why = "the service does not keep it" if shown.etag == etag else "somebody published something else since"
             raise ConflictError(
-                f"Remote Config accepted that {self._aim.percent:g} % follow {self._aim.channel!r} and now shows "
-                f"{template.read(shown.text, self._aim).percent_of(self._aim.channel):g} % in version "
+                f"Remote Config accepted that {percent_text(self._aim.percent)} % follow {self._aim.channel!r} and now "
+                f"shows {percent_text(found.percent_of(self._aim.channel))} % in version "
                 f"{template.version_number(shown.text)}: {why}. Look at the version history in the Firebase console, "
                 "agree on who sets it, and do it again."
             )

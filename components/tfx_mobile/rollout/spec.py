@@ -165,6 +165,11 @@ class Aim:
     seed: str
 
 
+def percent_text(percent: float) -> str:
+    """A percentage without digits it does not need, such as `10` or `0.5`."""
+    return f"{percent:.6f}".rstrip("0").rstrip(".")
+
+
 def parse_rollout(rollout: object) -> RemoteConfigRollout:
     """Turns a rollout's JSON form, as a mapping or a string, into the rollout; one that is a rollout is returned.
 

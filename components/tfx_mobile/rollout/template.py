@@ -16,7 +16,7 @@ from typing import Any
 from tfx_mobile.errors import DestinationUnavailableError, RolloutRefusedError
 from tfx_mobile.records import canonical_json
 from tfx_mobile.rollout import json_text
-from tfx_mobile.rollout.spec import Aim
+from tfx_mobile.rollout.spec import Aim, percent_text
 
 MAX_PARAMETERS = 3_000
 MAX_CONDITIONS = 2_000
@@ -138,7 +138,7 @@ def _with_condition(text: str, found: Findings, aim: Aim) -> str:
     """With the condition for more than 0 %, last of all: whatever else somebody aimed at certain users goes first."""
     if aim.percent == 0 or (found.seed, found.percent) == (aim.seed, aim.percent):
         return text
-    expression = f"percent('{aim.seed}') <= {_number(aim.percent)}"
+    expression = f"percent('{aim.seed}') <= {percent_text(aim.percent)}"
     if found.condition_index is not None:
         return json_text.put(text, ("conditions", found.condition_index, "expression"), json.dumps(expression))
     condition = json.dumps({"name": aim.condition, "expression": expression})
@@ -188,10 +188,6 @@ def _mark(aim: Aim) -> str:
 
 def _value(channel: str) -> str:
     return canonical_json({"channel": channel}).decode()
-
-
-def _number(percent: float) -> str:
-    return f"{percent:.6f}".rstrip("0").rstrip(".")
 
 
 def _find_parameter(template: dict[str, Any], aim: Aim) -> tuple[tuple[str, ...] | None, dict[str, Any] | None]:
