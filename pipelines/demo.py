@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.server
 import json
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -191,26 +194,49 @@ def _verdict_text(record: Any, verdict: Any) -> Text:
 
 
 def _act_as_device(console: Console, output: Path) -> None:
-    """What an app does: resolve the channel, check every hash, load the file, use it."""
+    """What an app does: follow the channel over HTTP, verify what comes, load the file, use it."""
     import numpy as np
 
     from pipelines.digits import data, pipeline
-    from tfx_mobile import FilesystemDestination
-    from tfx_mobile.release_store import reading
+    from tfx_mobile.device_client import DeviceClient
     from tfx_mobile.tflite.runtime import SignatureRunner
 
-    destination = FilesystemDestination(base_directory=str(pipeline.release_store(output.resolve())))
-    release = reading.resolve(destination.open_store(), pipeline.NAME, pipeline.CHANNEL)
-    runner = SignatureRunner(release.model)
+    with _served(pipeline.release_store(output.resolve())) as address:
+        client = DeviceClient(address, pipeline.NAME, pipeline.CHANNEL, directory=output.resolve() / "device")
+        result = client.update()
+    requests = f"{result.requests} request{'s' * (result.requests != 1)}"
+    console.print(f"Fetch    {result.status} over HTTP: {requests}, {result.bytes_downloaded:,} bytes")
+    if result.status in ("offline", "refused"):
+        console.print(result.message, soft_wrap=True)
+    if result.model_path is None or result.sha256 is None:
+        return
+    runner = SignatureRunner(Path(result.model_path).read_bytes())
     console.print(
-        f"Device   version {release.channel_version}, sha256 {release.manifest.file.sha256[:12]} verified, "
-        f"runs on {runner.runtime}\n"
+        f"Device   version {result.version}, sha256 {result.sha256[:12]} verified, runs on {runner.runtime}\n"
     )
     images, labels = data.unseen()
     probabilities = runner.run({data.IMAGE: images})["probabilities"]
+    client.report_success(result.sha256)
     predicted = np.argmax(probabilities, axis=1)
     _draw(console, images[:4], labels[:4], predicted[:4], probabilities.max(axis=1)[:4])
     console.print(f"\n{(predicted == labels).sum()} of {len(labels)} digits the pipeline never saw are read correctly.")
+
+
+@contextlib.contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    """Serves a folder on this machine only; yields its address."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            logging.info(format, *args)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def _draw(console: Console, images: Any, labels: Any, predicted: Any, confidence: Any) -> None:

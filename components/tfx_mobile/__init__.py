@@ -28,6 +28,8 @@ _HOME = {
     "CloudStorageDestination": "tfx_mobile.release_store.destinations",
     "FilesystemDestination": "tfx_mobile.release_store.destinations",
     "ObjectStoreDestination": "tfx_mobile.release_store.destinations",
+    "KmsSigningKey": "tfx_mobile.release_store.signing_keys",
+    "EnvironmentSigningKey": "tfx_mobile.release_store.signing_keys",
     "RemoteConfigRollout": "tfx_mobile.rollout.spec",
     "FirebaseMLDestination": "tfx_mobile.release_store.destinations",
     "TFLiteVariants": "tfx_mobile.artifacts",
@@ -44,8 +46,10 @@ __all__ = [
     "Confidence",
     "ConversionRecipe",
     "DeviceLatency",
+    "EnvironmentSigningKey",
     "FilesystemDestination",
     "FirebaseMLDestination",
+    "KmsSigningKey",
     "LatencySpec",
     "MetadataSpec",
     "MobilePusher",
@@ -80,6 +84,7 @@ if TYPE_CHECKING:
         FirebaseMLDestination,
         ObjectStoreDestination,
     )
+    from tfx_mobile.release_store.signing_keys import EnvironmentSigningKey, KmsSigningKey
     from tfx_mobile.rollout.spec import RemoteConfigRollout
     from tfx_mobile.tflite_converter.component import TFLiteConverter
 

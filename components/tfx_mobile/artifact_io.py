@@ -15,10 +15,12 @@ from typing import Any
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.types.artifact import Artifact
+from tfx.types.standard_artifacts import Examples
 from tfx.utils import io_utils, path_utils
 
 from tfx_mobile import keras_file
 from tfx_mobile.errors import TFXMobileError
+from tfx_mobile.records import ArtifactOrigin
 
 #: In a Schema artifact, as SchemaGen writes it.
 SCHEMA_FILE = "schema.pbtxt"
@@ -36,6 +38,38 @@ def single(artifact_dict: Mapping[str, Sequence[Artifact]], key: str, error: typ
             "one artifact per run; put a Resolver in between if it holds more."
         )
     return found[0]
+
+
+def origin_of(artifact: Artifact) -> ArtifactOrigin:
+    """What ML Metadata knows of an artifact; None for what the orchestrator did not pass on.
+
+    Kubeflow and Vertex pass neither times nor names, and instead of the id a hash of their own name for the artifact.
+    An artifact that comes from an ML Metadata store always has a creation time, so its absence tells them apart.
+    """
+    recorded = artifact.mlmd_artifact
+    created_ms = recorded.create_time_since_epoch or None
+    return ArtifactOrigin(
+        type=artifact.type_name,
+        id=recorded.id or None if created_ms else None,
+        name=recorded.name or None,
+        created_ms=created_ms,
+        span=_number(artifact, "span"),
+        version=_number(artifact, "version"),
+    )
+
+
+def _number(artifact: Artifact, name: str) -> int | None:
+    """A number of Examples: ExampleGen writes custom properties, an Importer the properties of the type."""
+    if not isinstance(artifact, Examples):
+        return None
+    if artifact.has_custom_property(name):
+        text = artifact.get_string_custom_property(name)  # older ExampleGens wrote texts
+        if not text:
+            return int(artifact.get_int_custom_property(name))
+        return int(text) if text.isdecimal() else None
+    if name in artifact.mlmd_artifact.properties:
+        return int(artifact.mlmd_artifact.properties[name].int_value)
+    return None
 
 
 def from_json(value: Any, parameter: str, example: str, error: type[Exception]) -> Any:

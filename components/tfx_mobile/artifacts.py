@@ -44,6 +44,9 @@ MANIFEST_URI = "manifest_uri"
 CHANNEL = "channel"
 CHANNEL_VERSION = "channel_version"
 DESTINATIONS = "destinations"
+LABELS = "labels"
+SIGNING_KEY_ID = "signing_key_id"
+ROLLOUT = "rollout"
 
 
 class TFLiteVariants(Artifact):

@@ -12,11 +12,13 @@
     │   └── EvalConfigError           the EvalConfig or another parameter makes no sense (also a ValueError)
     ├── BeamWorkerError               remote Beam workers could not be given this package (also a ValueError)
     ├── ModelFileError                a .tflite that is corrupt, altered or cannot be loaded
+    ├── SecretParameterError          a parameter holds what looks like a secret (also a ValueError)
     └── PushError                     publishing failed
         ├── NotBlessedError           the blessing does not name the bytes at hand
         ├── ModelTooLargeError        the file exceeds what the destination takes
         ├── ConflictError             the destination holds something else under an immutable name
         ├── ReleaseRefusedError       these bytes were rolled back on this channel
+        ├── SupersededError           a newer run's release is on this channel already, and that was to be an error
         ├── RolloutRefusedError       Remote Config holds something there that is not ours to change
         ├── UntrustedReleaseError     what was read is not signed by a trusted key
         ├── SigningError              the release cannot be signed
@@ -80,6 +82,10 @@ class ModelFileError(TFXMobileError):
     """A `.tflite` file is corrupt, was altered, or cannot be loaded by the interpreter."""
 
 
+class SecretParameterError(TFXMobileError, ValueError):
+    """A parameter holds what looks like a secret; its value is never repeated in a message."""
+
+
 class PushError(TFXMobileError):
     """Publishing failed."""
 
@@ -98,6 +104,10 @@ class ConflictError(PushError):
 
 class ReleaseRefusedError(PushError):
     """The bytes were rolled back on this channel and not unpinned since."""
+
+
+class SupersededError(PushError):
+    """A newer run's release is on the channel already, and the author asked for an error then."""
 
 
 class RolloutRefusedError(PushError):

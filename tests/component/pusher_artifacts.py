@@ -9,22 +9,37 @@ from tfx.types import standard_artifacts
 from tfx.types.artifact import Artifact
 
 from tests.fakes.releases import SOURCE_SHA256, file_record, model_bytes
-from tfx_mobile import TFLiteBlessing, TFLiteModel, artifacts
+from tfx_mobile import FilesystemDestination, TFLiteBlessing, TFLiteModel, TFLiteVariants, artifacts
+from tfx_mobile.mobile_pusher.executor import Executor
 from tfx_mobile.recipes import BUILTIN_RECIPES
 from tfx_mobile.records import (
     BlessedModelRecord,
     Budget,
     EvaluationRecord,
+    Failure,
     ModelMetrics,
     Reason,
     SliceMetrics,
     SourceModelRecord,
     Variant,
+    VariantManifest,
     Verdict,
     sha256_of,
 )
+from tfx_mobile.release_store.destinations import destinations_to_json
+
+Inputs = dict[str, list[Artifact]]
 
 WINNER = "dynamic_range"
+SOURCE = SourceModelRecord(
+    sha256=SOURCE_SHA256,
+    uri="/somewhere/else",
+    signature="serving_default",
+    parses_examples=True,
+    route="resigned",
+    inputs=(),
+    outputs=(),
+)
 
 
 def variant_of(data: bytes, name: str = WINNER) -> Variant:
@@ -63,22 +78,34 @@ def judgement_of(data: bytes, blessed: bool = True) -> EvaluationRecord:
 
 def model_artifact(folder: Path, data: bytes = b"", blessed: bool = True) -> Artifact:
     """A TFLiteModel."""
-    source = SourceModelRecord(
-        sha256=SOURCE_SHA256,
-        uri="/somewhere/else",
-        signature="serving_default",
-        parses_examples=True,
-        route="resigned",
-        inputs=(),
-        outputs=(),
-    )
     data = data or model_bytes()
-    record = BlessedModelRecord(blessed=blessed, variant=variant_of(data) if blessed else None, source=source)
+    record = BlessedModelRecord(blessed=blessed, variant=variant_of(data) if blessed else None, source=SOURCE)
     folder.mkdir(parents=True)
     (folder / artifacts.RECORD_FILE).write_bytes(record.to_json())
     if blessed:
         (folder / artifacts.MODEL_FILE).write_bytes(data)
     return _at(TFLiteModel(), folder)
+
+
+def variants_artifact(folder: Path, files: dict[str, bytes]) -> Artifact:
+    """A TFLiteVariants with these files by recipe; empty bytes stand for a recipe that could not be converted."""
+    failure = Failure(code="conversion_failed", message="no kernel", advice="Use another op.")
+    manifest = VariantManifest(
+        source=SOURCE,
+        batch_size="dynamic",
+        calibration=None,
+        versions={"tensorflow": "2.16.2"},
+        variants=tuple(
+            variant_of(data, name) if data else Variant(recipe=BUILTIN_RECIPES[name], failure=failure)
+            for name, data in files.items()
+        ),
+    )
+    for name, data in files.items():
+        if data:
+            (folder / name).mkdir(parents=True)
+            (folder / name / artifacts.MODEL_FILE).write_bytes(data)
+    (folder / artifacts.MANIFEST_FILE).write_bytes(manifest.to_json())
+    return _at(TFLiteVariants(), folder)
 
 
 def blessing_artifact(folder: Path, judgement: EvaluationRecord) -> Artifact:
@@ -119,3 +146,29 @@ def pushed_artifact(folder: Path) -> Artifact:
 def _at(artifact: Artifact, folder: Path) -> Any:
     artifact.uri = str(folder)
     return artifact
+
+
+class Place:
+    """A destination, and pushes to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "releases"
+        self.destination = FilesystemDestination(base_directory=self.root)
+        self.pushes = 0
+
+    def push(self, inputs: Inputs, **exec_properties: Any) -> Artifact:
+        self.pushes += 1
+        pushed = pushed_artifact(self.folder / "pushed" / str(self.pushes))
+        properties = {
+            "model_name": "digits",
+            "channel": "production",
+            "destinations": destinations_to_json([self.destination]),
+            "dry_run": 0,
+            "fingerprint": "any",
+        } | exec_properties
+        Executor().Do(inputs, {"pushed_model": [pushed]}, properties)
+        return pushed
+
+    def assert_untouched(self) -> None:
+        assert not self.root.exists()

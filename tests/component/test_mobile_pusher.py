@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,43 +16,25 @@ from tfx.types import standard_artifacts
 from tfx.types.artifact import Artifact
 
 from tests.component import pusher_artifacts as given
+from tests.component.pusher_artifacts import Inputs, Place
 from tests.fakes.releases import model_bytes, tree
 from tfx_mobile import FilesystemDestination, MobilePusher, TFLiteBlessing, TFLiteModel
-from tfx_mobile.errors import DestinationUnavailableError, ModelFileError, NotBlessedError, PushError, TFXMobileError
+from tfx_mobile.errors import (
+    DestinationUnavailableError,
+    ModelFileError,
+    NotBlessedError,
+    PushError,
+    SecretParameterError,
+    SupersededError,
+    TFXMobileError,
+)
 from tfx_mobile.mobile_pusher.executor import Executor
-from tfx_mobile.records import EvaluationRecord, PushReceipt, ReleaseManifest
+from tfx_mobile.records import ArtifactOrigin, EvaluationRecord, Lineage, PushReceipt, ReleaseManifest
 from tfx_mobile.release_store.destinations import destinations_to_json
 from tfx_mobile.release_store.reading import resolve
 
 DATA = model_bytes()
 SHA256 = hashlib.sha256(DATA).hexdigest()
-Inputs = dict[str, list[Artifact]]
-
-
-class Place:
-    """A destination, and pushes to it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.root = folder / "releases"
-        self.destination = FilesystemDestination(base_directory=self.root)
-        self.pushes = 0
-
-    def push(self, inputs: Inputs, **exec_properties: Any) -> Artifact:
-        self.pushes += 1
-        pushed = given.pushed_artifact(self.folder / "pushed" / str(self.pushes))
-        properties = {
-            "model_name": "digits",
-            "channel": "production",
-            "destinations": destinations_to_json([self.destination]),
-            "dry_run": 0,
-            "fingerprint": "any",
-        } | exec_properties
-        Executor().Do(inputs, {"pushed_model": [pushed]}, properties)
-        return pushed
-
-    def assert_untouched(self) -> None:
-        assert not self.root.exists()
 
 
 @pytest.fixture
@@ -88,6 +71,13 @@ def test_a_minimal_component() -> None:
         "channel": "production",
         "destinations": '[{"base_directory":"/srv/releases","type":"filesystem"}]',
         "dry_run": 0,
+        "allow_unblessed": 0,
+        "variant": "",
+        "on_stale": "skip",
+        "labels": "{}",
+        "signing_key": "",
+        "trusted_keys": "[]",
+        "rollout": "",
         "fingerprint": None,
     }
     assert pusher.outputs["pushed_model"].type is standard_artifacts.PushedModel
@@ -129,11 +119,87 @@ def test_all_inputs_can_be_wired() -> None:
         ({"destinations": []}, "destinations is empty"),
         ({"destinations": ["gs://bucket"]}, "Unknown destination 'gs://bucket'"),
         ({"destinations": [{"type": "ftp"}]}, "valid types: filesystem"),
+        (
+            {"destinations": [FilesystemDestination(base_directory=d) for d in ("/srv/a", "/srv/b", "/srv/x/../a/")]},
+            r"destinations\[2\] and destinations\[0\] are the same place, .*/srv/x",
+        ),
+        ({"dry_run": "perhaps"}, "dry_run='perhaps' is not a boolean"),
+        ({"on_stale": "wait"}, "on_stale='wait' is not valid; use 'skip' .* or 'fail'"),
+        ({"labels": ["a"]}, r"labels=\['a'\] is not a mapping"),
+        ({"labels": "{"}, "labels='{' is not JSON"),
+        ({"labels": {"": "x"}}, "labels has the name ''; use 1 to 63"),
+        ({"labels": {"a b": "x"}}, "labels has the name 'a b'"),
+        ({"labels": {"a": 1}}, r"labels\['a'\]=1 is not valid; give a text"),
+        ({"labels": {"a": "x\n"}}, r"labels\['a'\]='x\\n' is not valid; .*printable"),
+        ({"labels": {"a": "x" * 257}}, "at most 256 printable"),
+        ({"labels": {f"a{i}": "" for i in range(33)}}, "labels has 33 entries; 32 are allowed"),
     ],
 )
 def test_wrong_construction(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         construct(**parameters)
+
+
+SECRET = "ABCDEFGHIJKLMNOP0123456789"  # nobody's
+
+
+@pytest.mark.parametrize(
+    ("parameters", "place"),
+    [
+        ({"model_name": f"ya29.{SECRET}"}, "model_name holds an OAuth access token"),
+        ({"channel": RuntimeParameter(name="channel", ptype=str, default=f"ya29.{SECRET}")}, "channel holds an OAuth"),
+        ({"labels": {"note": f"see https://me:{SECRET}@example.com"}}, r"labels\['note'\] holds a user or password"),
+        ({"labels": {"api_key": SECRET}}, r"labels\['api_key'\] holds something, and its name says"),
+        (
+            {"destinations": [{"type": "filesystem", "base_directory": f"/mnt/x?token={SECRET}"}]},
+            r"destinations\[0\]\['base_directory'\] holds a signed address",
+        ),
+        ({"destinations": f"not JSON, but Bearer {SECRET}"}, "destinations holds an authorization header"),
+        ({"variant": f"AKIA{SECRET[:16]}"}, "variant holds an access key of AWS"),
+    ],
+)
+def test_what_looks_like_a_secret_is_refused(
+    parameters: dict[str, Any], place: str, inputs: Inputs, tmp_path: Path
+) -> None:
+    with pytest.raises(SecretParameterError, match=place) as raised:
+        construct(**parameters)
+    assert SECRET not in str(raised.value)
+    # And again when it comes in at run time.
+    values = {
+        name: value.default if isinstance(value, RuntimeParameter) else value for name, value in parameters.items()
+    }
+    with pytest.raises(SecretParameterError, match=place):
+        Place(tmp_path).push(inputs, **values)
+
+
+class Particular(FilesystemDestination):
+    """Takes short names only."""
+
+    def check_names(self, model_name: str, channel: str) -> None:
+        if len(model_name) + len(channel) > 12:
+            raise ValueError(f"{model_name} and {channel} are too long for me")
+
+
+def test_each_destination_is_asked_about_the_names(place: Place, inputs: Inputs) -> None:
+    destinations = [FilesystemDestination(base_directory="/srv/a"), Particular(base_directory="/srv/b")]
+    construct(destinations=iter(destinations), channel="beta")
+    with pytest.raises(ValueError, match="digits and production are too long for me"):
+        construct(destinations=iter(destinations))
+    # Not known yet: asked when it runs.
+    construct(destinations=destinations, channel=RuntimeParameter(name="channel", ptype=str))
+    with pytest.raises(ValueError, match="digits and production are too long for me"):
+        place.push(inputs, destinations=[place.destination, Particular(base_directory="/srv/b")])
+    place.assert_untouched()
+
+
+def test_labels_become_part_of_the_release(place: Place, inputs: Inputs) -> None:
+    labels = {"team": "vision", "Build.id-1": "grün"}
+    assert construct(labels=labels).exec_properties["labels"] == '{"Build.id-1":"grün","team":"vision"}'
+    for form in (labels, construct(labels=labels).exec_properties["labels"]):
+        pushed = place.push(inputs, labels=form)
+        assert json.loads(pushed.get_string_custom_property("labels")) == labels
+    assert resolve(place.destination.open_store(), "digits", "production").manifest.labels == labels
+    assert pushed.get_string_custom_property("push_status") == "unchanged"
 
 
 def test_a_standard_model_cannot_be_wired() -> None:
@@ -261,18 +327,82 @@ def test_all_destinations_are_checked_before_the_first_is_written(place: Place, 
     place.assert_untouched()
 
 
-def test_a_destination_that_fails_later_is_reported_with_those_already_done(
-    place: Place, inputs: Inputs, tmp_path: Path
+def test_a_destination_that_fails_later_is_reported_with_what_came_of_the_others(
+    place: Place, inputs: Inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_the_way = tmp_path / "other" / "channels" / "digits" / ".lock"  # no check sees it
     in_the_way.mkdir(parents=True)
-    both = destinations_to_json([place.destination, FilesystemDestination(base_directory=tmp_path / "other")])
-    with pytest.raises(DestinationUnavailableError, match=rf"directory.*Already done: {place.root} \(pushed\)"):
-        place.push(inputs, destinations=both)
+    third = tmp_path / "third"
+    three = [place.destination, *(FilesystemDestination(base_directory=tmp_path / name) for name in ("other", "third"))]
+    report = rf"directory.*Failed: {tmp_path}/other. Already done: {place.root} \(pushed\). Not attempted: {third}\."
+    with caplog.at_level(logging.INFO, "absl"), pytest.raises(DestinationUnavailableError, match=report):
+        place.push(inputs, destinations=destinations_to_json(three))
+    assert f"{place.root}: pushed: {{" in caplog.text
+    assert f"{tmp_path}/other: failed: Cannot write" in caplog.text
+    assert not (third / "channels").exists()
+
     in_the_way.rmdir()
-    pushed = place.push(inputs, destinations=both)
+    pushed = place.push(inputs, destinations=destinations_to_json(three))
     receipts = json.loads(pushed.get_string_custom_property("destinations"))
-    assert [r["status"] for r in receipts] == ["unchanged", "pushed"]
+    assert [r["status"] for r in receipts] == ["unchanged", "pushed", "pushed"]
+    for destination in three:
+        release = resolve(destination.open_store(), "digits", "production")
+        assert (release.model, release.channel_version) == (DATA, 1)
+
+
+def test_a_failure_while_bytes_are_written_moves_no_channel(place: Place, inputs: Inputs, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "other" / "releases" / "digits" / ".lock"
+    in_the_way.mkdir(parents=True)
+    both = [place.destination, FilesystemDestination(base_directory=tmp_path / "other")]
+    with pytest.raises(
+        DestinationUnavailableError, match=f"Failed: {tmp_path}/other. Already done: none. Not attempted"
+    ):
+        place.push(inputs, destinations=destinations_to_json(both))
+    assert not (place.root / "channels").exists()
+
+
+# --- runs that end late ----------------------------------------------------------------------------------------------
+
+
+def of_span(folder: Path, data: bytes, span: int) -> Inputs:
+    """The inputs of a run on examples of that span."""
+    origin = ArtifactOrigin(type="Examples", span=span)
+    lineage = Lineage(model=ArtifactOrigin(type="Model"), examples=(origin,))
+    inputs = given.inputs_of(folder, data)
+    judgement = given.judgement_of(data).model_copy(update={"lineage": lineage})
+    inputs["blessing"] = [given.blessing_artifact(folder / "blessing of the span", judgement)]
+    return inputs
+
+
+def test_a_late_run_ends_well_or_in_an_error_as_one_likes(place: Place, tmp_path: Path) -> None:
+    place.push(of_span(tmp_path / "new", DATA, 2))
+    before = tree(place.root)
+    late = of_span(tmp_path / "old", model_bytes(2), 1)
+
+    pushed = place.push(late)
+    assert pushed.get_string_custom_property("push_status") == "superseded"
+    assert pushed.get_int_custom_property("pushed") == 0
+    assert set(tree(Path(pushed.uri))) == {"release.json", "receipts.json"}
+    # Another destination that has nothing newer gets it, and the pipeline reports that.
+    other = FilesystemDestination(base_directory=tmp_path / "other")
+    both = destinations_to_json([place.destination, other])
+    for dry_run in (1, 0):
+        with pytest.raises(
+            SupersededError, match=rf"at {place.root} has the release of a newer run.*tfx-mobile rollback"
+        ):
+            place.push(late, destinations=both, on_stale="fail", dry_run=dry_run)
+    assert not (tmp_path / "other").exists()  # all were asked before one was written
+    pushed = place.push(late, destinations=both)
+    receipts = json.loads(pushed.get_string_custom_property("destinations"))
+    assert [r["status"] for r in receipts] == ["superseded", "pushed"]
+    assert pushed.get_string_custom_property("push_status") == "pushed"
+    assert tree(place.root) == before
+
+    # The same bytes are no news, however old the run is; a dry run says what would be.
+    assert place.push(of_span(tmp_path / "same", DATA, 1), on_stale="fail").get_int_custom_property("pushed") == 1
+    pushed = place.push(late, dry_run=1)
+    (receipt,) = json.loads(pushed.get_string_custom_property("destinations"))
+    assert receipt["details"] == {"would_be": "superseded"}
 
 
 def test_a_dry_run_writes_nothing_at_the_destination(place: Place, inputs: Inputs) -> None:
@@ -420,8 +550,8 @@ def record_says_not_blessed(inputs: Inputs) -> None:
         (blessing_against_its_verdict, NotBlessedError, "no passing verdict"),
         (blessing_is_missing, NotBlessedError, r"no blessing\.json"),
         (blessing_is_damaged, TFXMobileError, "Not a valid EvaluationRecord"),
-        (model_is_altered, ModelFileError, "altered after the evaluation"),
-        (model_is_truncated, ModelFileError, "altered after the evaluation"),
+        (model_is_altered, ModelFileError, "altered after it was recorded"),
+        (model_is_truncated, ModelFileError, "altered after it was recorded"),
         (model_and_record_are_altered, NotBlessedError, "blessing is of other bytes"),
         (a_second_model, ModelFileError, r"exactly one .*it holds model\.tflite, other\.tflite"),
         (the_model_has_another_name, ModelFileError, r"exactly one .*it holds other\.tflite"),
@@ -452,6 +582,6 @@ def test_exactly_one_artifact_per_input(place: Place, inputs: Inputs, key: str) 
     for found in (two, []):
         with pytest.raises(PushError, match=f"Exactly one '{key}' artifact is needed, {len(found)} were given"):
             place.push(inputs | {key: found})
-    with pytest.raises(PushError, match=f"Exactly one '{key}'"):
+    with pytest.raises(ValueError, match=rf"Wire {key}=evaluator\.outputs"):
         place.push({other: artifacts for other, artifacts in inputs.items() if other != key})
     place.assert_untouched()

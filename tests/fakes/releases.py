@@ -58,6 +58,7 @@ def manifest_of(data: bytes, model_name: str = MODEL) -> ReleaseManifest:
         recipe=BUILTIN_RECIPES["float32"],
         blob=blob_path(model_name, sha256_of(data)),
         file=file_record(data),
+        blessed=True,
         evaluation=EvaluationSummary(
             num_examples=90, splits=("eval",), baseline={"accuracy": 1.0}, variant={"accuracy": 0.99}
         ),

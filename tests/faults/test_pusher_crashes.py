@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,9 @@ def test_killed_between_any_two_lines(tmp_path: Path, prepare: Any) -> None:
     assert leftovers == {frozenset(), *(frozenset({role}) for role in ("blobs", "releases", "channels"))}
 
 
+PLACES = ("one", "two")
+
+
 def run_component(folder: Path) -> Any:
     """One run of the component; as under TFX, each attempt has an output folder of its own."""
     from tests.component import pusher_artifacts as given
@@ -80,7 +84,7 @@ def run_component(folder: Path) -> Any:
 
     attempt = len(list(folder.glob("attempt*")))
     pushed = given.pushed_artifact(folder / f"attempt {attempt}" / "pushed")
-    destinations = [FilesystemDestination(base_directory=folder / name) for name in ("one", "two")]
+    destinations = [FilesystemDestination(base_directory=folder / name) for name in PLACES]
     Executor().Do(
         given.inputs_of(folder / f"attempt {attempt}" / "inputs", NEW),
         {"pushed_model": [pushed]},
@@ -97,16 +101,24 @@ def test_the_component_killed_between_any_two_lines(tmp_path: Path) -> None:
     from tfx_mobile.mobile_pusher import executor
     from tfx_mobile.release_store import delivery
 
-    writing = ("Do", "deliver", "_publish", "_archive", "_describe", "_describe_release")
-    killed = kill_at_every_line(
-        [executor.__file__, delivery.__file__], tmp_path, run_component, import_executor, writing
-    )
-    assert len(killed) > 50
+    writing = ("Do", "deliver", "stage", "_publish", "_archive", "_describe", "_describe_release")
+    files = [executor.__file__, delivery.__file__, publishing.__file__]
+    killed = kill_at_every_line(files, tmp_path, run_component, import_executor, writing)
+    assert len(killed) > 100
+    states = set()
     for folder in killed:
+        before = [(folder / name / "channels" / MODEL / f"{CHANNEL}.json").exists() for name in PLACES]
+        bytes_of = [bool(list((folder / name).glob("releases/*/*.json"))) for name in PLACES]
+        states.add((sum(bytes_of), sum(before)))
+        # Channels move only where, and when, all the bytes are everywhere.
+        assert not any(before) or all(bytes_of)
         pushed = run_component(folder)
+        receipts = json.loads(pushed.get_string_custom_property("destinations"))
+        assert [receipt["status"] == "unchanged" for receipt in receipts] == before
         assert pushed.get_int_custom_property("pushed") == 1
         assert pushed.get_string_custom_property("channel_version") == "1"
-        for name in ("one", "two"):
+        for name in PLACES:
             release = resolve(FilesystemStore(str(folder / name)), MODEL, CHANNEL)
             assert (release.model, release.channel_version) == (NEW, 1)
             assert len(tree(folder / name)) == 3
+    assert {(released, 0) for released in range(3)} | {(2, moved) for moved in range(3)} <= states

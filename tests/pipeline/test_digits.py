@@ -17,6 +17,7 @@ from pipelines.digits import data, pipeline
 from pipelines.lineage import NodeRun, latest_run
 from tfx_mobile import FilesystemDestination
 from tfx_mobile.artifacts import BLESSING_FILE, RECORD_FILE, REPORT_FILE
+from tfx_mobile.device_client import DeviceClient
 from tfx_mobile.records import EvaluationRecord, VariantManifest
 from tfx_mobile.release_store import reading
 from tfx_mobile.tflite.runtime import SignatureRunner
@@ -274,5 +275,14 @@ class TestDemo:
         assert Path(report).is_file()
         assert "Release" in printed
         assert "verified, runs on" in printed
+        fetched = next(line.split() for line in printed.splitlines() if line.startswith("Fetch"))
+        assert fetched[1:4] == ["updated", "over", "HTTP:"]
+        assert (fetched[4], fetched[5]) == ("3", "requests,")
+        store = pipeline.release_store(runs.workspace)
+        device = DeviceClient(store, pipeline.NAME, pipeline.CHANNEL, directory=runs.workspace / "device").current()
+        release = reading.resolve(
+            FilesystemDestination(base_directory=store).open_store(), pipeline.NAME, pipeline.CHANNEL
+        )
+        assert (device.version, device.sha256) == (release.channel_version, release.manifest.file.sha256)
         correct = next(line.split()[0] for line in printed.splitlines() if "never saw are read correctly" in line)
         assert int(correct) > 80

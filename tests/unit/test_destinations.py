@@ -42,7 +42,7 @@ def test_frozen() -> None:
         ({"base_directory": " "}, "name a folder"),
         ({"base_directory": 3}, r"base_directory=3: .*valid string"),
         ({}, r"base_directory.*required"),
-        ({"base_directory": "/srv", "secret": "x"}, r"secret='x': .*not permitted"),
+        ({"base_directory": "/srv", "more": "x"}, r"more='x': .*not permitted"),
     ],
 )
 def test_malformed_destination(values: dict[str, object], message: str) -> None:

@@ -95,6 +95,7 @@ def test_layout_and_receipt(store: FilesystemStore, root: Path) -> None:
     assert receipt == PushReceipt(
         status="pushed",
         destination=str(root),
+        blessed=True,
         release_id=release_id,
         previous_release_id=None,
         channel_version=1,

@@ -1,1 +1,1 @@
-"""Commands of `tfx-mobile`, one module each."""
+"""The commands of `tfx-mobile`, one module each."""

@@ -29,6 +29,7 @@ from tfx_mobile.records import (
     BlessedModelRecord,
     EvaluationRecord,
     Failure,
+    Lineage,
     ProductionRecord,
     SourceModelRecord,
     Variant,
@@ -158,7 +159,7 @@ class Executor(BaseBeamExecutor):
                 lambda variant: _read_judged(variants, variant),
                 lambda: rows.read(measurement.sample, baseline, manifest.source.inputs, _defaults(manifest), transform),
             )
-            record = record.model_copy(update={"layer_errors": close.layer_errors})
+            record = record.model_copy(update={"layer_errors": close.layer_errors, "lineage": _lineage_of(input_dict)})
             for temporary in (exported_uri, released_uri):
                 if fileio.exists(temporary):
                     fileio.rmtree(temporary)
@@ -187,6 +188,14 @@ def _read_parameters(exec_properties: Mapping[str, Any]) -> Parameters:
         latency=parameters.latency_to_measure(latency, budget, weights),
         production=parameters.parse_production(exec_properties.get(PRODUCTION_KEY)),
         golden_examples=parameters.parse_golden_examples(exec_properties.get(GOLDEN_EXAMPLES_KEY)),
+    )
+
+
+def _lineage_of(input_dict: Mapping[str, Sequence[Artifact]]) -> Lineage:
+    return Lineage(
+        model=artifact_io.origin_of(artifact_io.single(input_dict, MODEL_KEY, EvaluationError)),
+        examples=tuple(artifact_io.origin_of(examples) for examples in input_dict[EXAMPLES_KEY]),
+        variants=artifact_io.origin_of(artifact_io.single(input_dict, VARIANTS_KEY, EvaluationError)),
     )
 
 

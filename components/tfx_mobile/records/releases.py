@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Literal
 
 from pydantic import Field
@@ -46,6 +45,8 @@ class ReleaseManifest(Record):
         blob: Path of the bytes below the destination's address.
         file: Hash, size, signatures, ops and oldest runtime of the file.
         recipe: How it was converted; None for an imported model.
+        blessed: Whether an evaluation blessed these very bytes; False for what was published in spite of one, or
+            without one.
         evaluation: What the evaluation measured; None if nothing was evaluated.
         source_sha256: Digest of the float SavedModel it was converted from; None for an imported model.
         versions: Versions of what made and judged it.
@@ -61,6 +62,7 @@ class ReleaseManifest(Record):
     blob: str
     file: ModelFileRecord
     recipe: ConversionRecipe | None = None
+    blessed: bool = False
     evaluation: EvaluationSummary | None = None
     source_sha256: str | None = Field(default=None, pattern=SHA256_PATTERN)
     versions: dict[str, str] = Field(default_factory=dict)
@@ -122,7 +124,7 @@ class Envelope(Record):
             raise TFXMobileError(f"The envelope holds {self.payloadType}; expected is {payload_type}.")
         try:
             return base64.b64decode(self.payload, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error, or a character that is not ASCII
             raise TFXMobileError(f"The envelope's payload is not base64: {error}.") from None
 
 
@@ -192,6 +194,7 @@ class PushReceipt(Record):
             already, nothing was written. `superseded`: the channel has had a newer run's release, nothing was written.
             `dry_run`: everything was checked, nothing was written.
         destination: The destination's address.
+        blessed: Whether an evaluation blessed what was to be pushed.
         release_id: Content-derived id of the release.
         previous_release_id: What the channel named before this release; None if it is the first.
         channel_version: The channel's number after the push; None while nothing was ever pushed to it.
@@ -202,6 +205,7 @@ class PushReceipt(Record):
 
     status: Literal["pushed", "unchanged", "superseded", "dry_run"]
     destination: str
+    blessed: bool = False
     release_id: str
     previous_release_id: str | None = None
     channel_version: int | None = None

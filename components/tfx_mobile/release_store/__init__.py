@@ -3,6 +3,7 @@
     names          what models and channels may be called, and where objects lie
     store          what a place must be able to do: the `Store` protocol
     signing        envelopes: sealed, signed, opened and verified
+    signing_keys   which key signs and which are trusted, as data; kms_signer is the one in Cloud KMS
     reading        from a channel to verified bytes
     channel        the one way in which a channel changes: compare-and-swap, and knowing one's own writes
     publishing     making a model the release that a channel names, at one place

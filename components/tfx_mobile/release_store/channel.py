@@ -107,6 +107,7 @@ def _try_to_move(store: Store, model_name: str, channel: str, change: Change, ke
     draft = change(current)
     if draft is None:
         return Move(False, history)
+    keyring.check_may_write(current.signing_key_id if current else None, store.uri(channel_path(model_name, channel)))
     kept = current.model_dump(include={"order", "refused", "pinned", "pruning"}) if current else {}
     values: dict[str, Any] = {"previous": history[:PREVIOUS_KEPT], **kept, **draft.changes}
     statement = ChannelStatement(

@@ -9,10 +9,14 @@ There is no journal. The destinations are the state: a run that dies is finished
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from tfx_mobile.errors import ModelTooLargeError, TFXMobileError
+from absl import logging
+
+from tfx_mobile.errors import ModelTooLargeError, SupersededError, TFXMobileError
 from tfx_mobile.records import PushReceipt
 from tfx_mobile.release_store.destinations import Destination
 from tfx_mobile.release_store.publishing import Push, plan, publish, stage
@@ -53,11 +57,19 @@ def open_destinations(destinations: Sequence[Destination], keyring: Keyring) -> 
     return tuple(opened)
 
 
-def plan_delivery(destinations: Sequence[OpenDestination], push: Push) -> tuple[PushReceipt, ...]:
+def plan_delivery(
+    destinations: Sequence[OpenDestination], push: Push, on_stale: Literal["skip", "fail"] = "skip"
+) -> tuple[PushReceipt, ...]:
     """Makes every check and writes nothing; one receipt per destination.
+
+    Args:
+        destinations: Where to.
+        push: What.
+        on_stale: Whether a newer run's release on a channel is an error.
 
     Raises:
         ModelTooLargeError: The file exceeds what a destination takes.
+        SupersededError: A newer run was faster at one of them.
         PushError: See `publishing.plan` and `Follower.check`.
     """
     for opened in destinations:
@@ -68,31 +80,77 @@ def plan_delivery(destinations: Sequence[OpenDestination], push: Push) -> tuple[
                 "written anywhere. Choose a smaller recipe, or raise max_model_bytes of the destination if its service "
                 "takes more."
             )
-    return tuple(_plan(opened, push) for opened in destinations)
+    planned = tuple(_plan(opened, push) for opened in destinations)
+    for receipt in planned:
+        logging.info("Checked %s: a push would be %s.", receipt.destination, receipt.details["would_be"])
+        if on_stale == "fail" and receipt.details["would_be"] == "superseded":
+            raise _superseded(receipt, push)
+    return planned
 
 
-def deliver(destinations: Sequence[OpenDestination], push: Push) -> tuple[PushReceipt, ...]:
+def deliver(
+    destinations: Sequence[OpenDestination], push: Push, on_stale: Literal["skip", "fail"] = "skip"
+) -> tuple[PushReceipt, ...]:
     """Publishes at every destination; one receipt per destination, in the given order.
 
+    Args:
+        destinations: Where to.
+        push: What.
+        on_stale: Whether a newer run's release on a channel is an error.
+
     Raises:
-        PushError: See `plan_delivery` and `publishing.publish`. If some destinations are done already, the message
-            names them; a later run leaves them unchanged and does the others.
+        SupersededError: A newer run was faster at one of them.
+        PushError: See `plan_delivery` and `publishing.publish`. Where there are several destinations, the message says
+            which are done and which were not attempted; a later run leaves the former unchanged and does the others.
     """
-    planned = plan_delivery(destinations, push)
-    if len(destinations) > 1:
-        for opened, receipt in zip(destinations, planned, strict=True):
-            if receipt.details["would_be"] == "pushed":
-                stage(opened.store, push)
+    planned = plan_delivery(destinations, push, on_stale)
     receipts: dict[int, PushReceipt] = {}
+    if len(destinations) > 1:
+        for position, receipt in enumerate(planned):
+            if receipt.details["would_be"] == "pushed":
+                with _reporting(destinations, receipts, position):
+                    stage(destinations[position].store, push)
     for position in sorted(range(len(destinations)), key=lambda i: destinations[i].follower is None):
-        try:
-            receipts[position] = _publish(destinations[position], push)
-        except TFXMobileError as error:
-            done = ", ".join(f"{receipt.destination} ({receipt.status})" for receipt in receipts.values())
-            if not done:
-                raise
-            raise type(error)(f"{error} Already done: {done}; the next run leaves these unchanged.") from error
+        with _reporting(destinations, receipts, position):
+            receipt = _publish(destinations[position], push)
+            if on_stale == "fail" and receipt.status == "superseded":
+                raise _superseded(receipt, push)
+        receipts[position] = receipt
+        logging.info("%s: %s: %s", receipt.destination, receipt.status, receipt.to_json().decode())
     return tuple(receipts[position] for position in range(len(destinations)))
+
+
+@contextlib.contextmanager
+def _reporting(
+    destinations: Sequence[OpenDestination], receipts: Mapping[int, PushReceipt], position: int
+) -> Iterator[None]:
+    """Adds to an error at one destination what came of the others."""
+    try:
+        yield
+    except TFXMobileError as error:
+        logging.error("%s: failed: %s", destinations[position].address, error)
+        if len(destinations) == 1:
+            raise
+        raise type(error)(f"{error} {_progress(destinations, receipts, position)}") from error
+
+
+def _progress(destinations: Sequence[OpenDestination], receipts: Mapping[int, PushReceipt], failed: int) -> str:
+    """What came of each destination when one failed."""
+    done = ", ".join(f"{receipt.destination} ({receipt.status})" for receipt in receipts.values())
+    left = ", ".join(d.address for i, d in enumerate(destinations) if i != failed and i not in receipts)
+    return (
+        f"Failed: {destinations[failed].address}. Already done: {done or 'none'}. Not attempted: {left or 'none'}. Run "
+        "the pipeline again when the cause is gone: what is done stays unchanged, the rest follows."
+    )
+
+
+def _superseded(receipt: PushReceipt, push: Push) -> SupersededError:
+    return SupersededError(
+        f"Channel {push.channel!r} of {push.manifest.model!r} at {receipt.destination} has the release of a newer run "
+        f"({receipt.previous_release_id}, version {receipt.channel_version}): examples or model of this one are older. "
+        "Nothing was published there. To end well instead, set on_stale='skip'; to go back on purpose: tfx-mobile "
+        "rollback."
+    )
 
 
 def _plan(opened: OpenDestination, push: Push) -> PushReceipt:

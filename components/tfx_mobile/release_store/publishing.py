@@ -77,6 +77,8 @@ def plan(store: Store, push: Push) -> PushReceipt:
     Raises:
         ConflictError: The store holds something else under one of the names, or a damaged channel statement.
         ReleaseRefusedError: These bytes were rolled back.
+        UntrustedReleaseError: No trusted key signed what is there.
+        SigningError: The push is unsigned, and what is there is not.
         DestinationUnavailableError: The store cannot be read or written.
     """
     name = push.manifest.model
@@ -154,8 +156,14 @@ def publish(store: Store, push: Push) -> PushReceipt:
 
 def _standing(store: Store, current: ChannelStatement | None, push: Push) -> Standing:
     """What a push comes to on top of what the channel says."""
-    if current is None:
-        return "pushed"
+    standing: Standing = _compare(store, current, push) if current else "pushed"
+    if standing == "pushed":
+        uri = store.uri(channel_path(push.manifest.model, push.channel))
+        push.keyring.check_may_write(current.signing_key_id if current else None, uri)
+    return standing
+
+
+def _compare(store: Store, current: ChannelStatement, push: Push) -> Standing:
     name = push.manifest.model
     if push.sha256 in current.refused:
         raise ReleaseRefusedError(
@@ -176,10 +184,19 @@ def _standing(store: Store, current: ChannelStatement | None, push: Push) -> Sta
 
 
 def _serves(store: Store, current: ChannelStatement, push: Push) -> bool:
-    """Whether devices on the channel get these bytes under this key; not if what it names was lost since."""
+    """Whether devices on the channel get these bytes under this key; not if what it names was lost since.
+
+    Nor if the release says that nobody blessed it, and somebody has since.
+    """
+    if current.signing_key_id != push.keyring.signing_key_id:
+        return False
     try:
         manifest = read_manifest(store, current.model, current.release_id, push.keyring)
-        return manifest.signing_key_id == push.keyring.signing_key_id and store.holds(manifest.blob, push.model)
+        return (
+            manifest.signing_key_id == push.keyring.signing_key_id
+            and manifest.blessed >= push.manifest.blessed
+            and store.holds(manifest.blob, push.model)
+        )
     except ConflictError:
         return False
 
@@ -212,6 +229,7 @@ def _receipt(
     return PushReceipt(
         status=status,
         destination=store.address,
+        blessed=push.manifest.blessed,
         release_id=release_id,
         previous_release_id=before[0].release_id if before else None,
         channel_version=history[0].version if history else None,

@@ -84,18 +84,28 @@ def read_channel(
     stored = store.read(path)
     if stored is None:
         return None, None
+    return open_statement(stored.data, model_name, channel, keyring, store.uri(path)), stored.generation
+
+
+def open_statement(data: bytes, model_name: str, channel: str, keyring: Keyring, uri: str) -> ChannelStatement:
+    """The statement in a channel's envelope, verified.
+
+    Raises:
+        ConflictError: It is damaged, or another channel's.
+        UntrustedReleaseError: No trusted key signed it.
+    """
     try:
-        statement = ChannelStatement.from_json(keyring.open(stored.data, CHANNEL_TYPE, store.uri(path)))
+        statement = ChannelStatement.from_json(keyring.open(data, CHANNEL_TYPE, uri))
     except UntrustedReleaseError:
         raise
     except TFXMobileError as error:
-        raise ConflictError(f"{store.uri(path)} cannot be read. {error}") from error
+        raise ConflictError(f"{uri} cannot be read. {error}") from error
     if (statement.model, statement.channel) != (model_name, channel):
         raise ConflictError(
-            f"{store.uri(path)} is the statement of model {statement.model!r}, channel {statement.channel!r}: it was "
-            "copied there. Restore the channel's own statement, or move it away and push again."
+            f"{uri} is the statement of model {statement.model!r}, channel {statement.channel!r}: it was copied there. "
+            "Restore the channel's own statement, or move it away and push again."
         )
-    return statement, stored.generation
+    return statement
 
 
 def read_manifest(store: Store, model_name: str, release_id: str, keyring: Keyring = NO_KEYS) -> ReleaseManifest:
@@ -109,8 +119,18 @@ def read_manifest(store: Store, model_name: str, release_id: str, keyring: Keyri
     stored = store.read(release_path(model_name, release_id))
     if stored is None:
         raise ConflictError(f"{uri} is missing, though a channel names it. Push the release again.")
+    return open_manifest(stored.data, model_name, release_id, keyring, uri)
+
+
+def open_manifest(data: bytes, model_name: str, release_id: str, keyring: Keyring, uri: str) -> ReleaseManifest:
+    """The manifest in a release's envelope, verified.
+
+    Raises:
+        ConflictError: It is damaged, or another model's.
+        UntrustedReleaseError: No trusted key signed it.
+    """
     try:
-        payload = keyring.open(stored.data, MANIFEST_TYPE, uri)
+        payload = keyring.open(data, MANIFEST_TYPE, uri)
         if sha256_of(payload) != release_id:
             raise immutable_conflict(uri)
         manifest = ReleaseManifest.from_json(payload)

@@ -7,17 +7,16 @@ SHA-256, which every phone verifies with its own library, or Ed25519. A key's id
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from tfx_mobile.errors import TFXMobileError, UntrustedReleaseError
+from tfx_mobile.errors import SigningError, TFXMobileError, UntrustedReleaseError
 from tfx_mobile.records import Envelope, PayloadType, Signature
 
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
@@ -38,6 +37,45 @@ class Signer(Protocol):
             SigningError: It cannot.
         """
         ...
+
+
+def load_public_key(pem: str | bytes) -> PublicKey:
+    """Reads a public key in PEM form.
+
+    Raises:
+        ValueError: It is none on P-256 or of Ed25519.
+    """
+    data = pem.encode() if isinstance(pem, str) else pem
+    try:
+        key = serialization.load_pem_public_key(data)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(
+            f"not a public key in PEM form ({type(error).__name__}). Give the text that begins with "
+            "'-----BEGIN PUBLIC KEY-----'; tfx-mobile keys show prints it."
+        ) from None
+    if isinstance(key, ed25519.Ed25519PublicKey) or (
+        isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)
+    ):
+        return key
+    curve = f" on {key.curve.name}" if isinstance(key, ec.EllipticCurvePublicKey) else ""
+    raise ValueError(f"a {type(key).__name__}{curve}; valid are keys on P-256 (secp256r1) and of Ed25519.")
+
+
+def public_pem(key: PublicKey) -> str:
+    """The one PEM form of a public key (SubjectPublicKeyInfo), with a line break at its end."""
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def is_signature(key: PublicKey, signature: bytes, message: bytes) -> bool:
+    """Whether the owner of a key signed a message."""
+    try:
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, message)
+        else:
+            key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def key_id_of(key: PublicKey) -> str:
@@ -68,7 +106,7 @@ class TrustedKeys:
         Raises:
             ValueError: One is not a public key on P-256 or of Ed25519.
         """
-        return cls.of(_public_key(pem) for pem in pems)
+        return cls.of(load_public_key(pem) for pem in pems)
 
     def verify(self, envelope: Envelope, payload: bytes, uri: str) -> None:
         """Makes sure that one of the keys signed the payload.
@@ -81,8 +119,9 @@ class TrustedKeys:
             signed = ", ".join(s.keyid for s in envelope.signatures) or "nobody"
             raise UntrustedReleaseError(
                 f"{uri} holds no valid signature of a trusted key. Signed by: {signed}; trusted: "
-                f"{', '.join(self.by_id) or 'no key'}. It was altered, or signed with another key: publish it again "
-                "with a trusted key, or add the key to the trusted ones."
+                f"{', '.join(self.by_id) or 'no key'}. If a key is missing, add it to the trusted ones; if nothing was "
+                "ever signed there, push once without trusted keys; else the object was altered: move it away and push "
+                "again."
             )
 
 
@@ -93,6 +132,9 @@ class Keyring:
     Attributes:
         signer: Who signs what is written; None leaves it unsigned.
         trusted: Whose signature is required of what is read; None requires none.
+
+    Raises:
+        SigningError: What the signer signs would not be trusted.
     """
 
     signer: Signer | None = None
@@ -101,6 +143,30 @@ class Keyring:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "signing_key_id", key_id_of(self.signer.public_key) if self.signer else None)
+        if self.trusted is not None and self.signing_key_id and self.signing_key_id not in self.trusted.by_id:
+            raise SigningError(
+                f"The signing key {self.signing_key_id} is not among the trusted keys "
+                f"({', '.join(self.trusted.by_id) or 'none'}): whoever trusts only these would refuse what it signs. "
+                "Add its public half to the trusted keys (tfx-mobile keys show prints it), or sign with one of them."
+            )
+
+    def check_may_write(self, signed_by: str | None, uri: str) -> None:
+        """Makes sure that what is written will be accepted by those who accept what is there.
+
+        Args:
+            signed_by: Id of the key that signed what is to be replaced; None if nobody did, or nothing is there.
+            uri: Its address.
+
+        Raises:
+            SigningError: It would be unsigned, and a signature is required, or was there before.
+        """
+        if self.signer is not None or (signed_by is None and self.trusted is None):
+            return
+        why = f"it is signed with the key {signed_by}" if signed_by else "trusted keys were given"
+        raise SigningError(
+            f"{uri} would be written without a signature, though {why}: whoever trusts that key would refuse it. Give "
+            "a signing key, or use another channel for unsigned models."
+        )
 
     def seal(self, payload_type: PayloadType, payload: bytes) -> Envelope:
         """Puts a payload into an envelope, signed if there is a signer.
@@ -142,31 +208,8 @@ class Keyring:
 NO_KEYS = Keyring()
 
 
-def _public_key(pem: str | bytes) -> PublicKey:
-    data = pem.encode() if isinstance(pem, str) else pem
-    try:
-        key = serialization.load_pem_public_key(data)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"A trusted key is not a public key in PEM form ({error}). Give the text that begins with "
-            "'-----BEGIN PUBLIC KEY-----'."
-        ) from None
-    if isinstance(key, ed25519.Ed25519PublicKey) or (
-        isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)
-    ):
-        return key
-    raise ValueError(f"A trusted key is a {type(key).__name__}; valid are keys on P-256 and of Ed25519.")
-
-
 def _is_valid(key: PublicKey | None, signature: Signature, message: bytes) -> bool:
     try:
-        signed = base64.b64decode(signature.sig, validate=True)
-        if isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signed, message, ec.ECDSA(hashes.SHA256()))
-        elif isinstance(key, ed25519.Ed25519PublicKey):
-            key.verify(signed, message)
-        else:
-            return False
-    except (InvalidSignature, binascii.Error):
+        return key is not None and is_signature(key, base64.b64decode(signature.sig, validate=True), message)
+    except ValueError:  # binascii.Error, or a character that is not ASCII
         return False
-    return True

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tfx_mobile.secrets_check import refuse_secrets
+
 if TYPE_CHECKING:
     from tfx_mobile.release_store.signing import Keyring
     from tfx_mobile.release_store.store import Follower, Store
@@ -22,6 +24,7 @@ class Destination(BaseModel):
 
     Raises:
         ValueError: A value is not valid.
+        SecretParameterError: A ValueError. One looks like a secret.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +35,7 @@ class Destination(BaseModel):
     example: ClassVar[str]
 
     def __init__(self, **values: Any) -> None:
+        refuse_secrets({type(self).__name__: values})  # before a message repeats one
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -45,6 +49,11 @@ class Destination(BaseModel):
     def size_limit(self) -> int | None:
         """The largest file it takes, in bytes; None if there is no limit worth checking."""
         return None
+
+    @property
+    def place(self) -> str:
+        """Equal for two destinations that would write the same objects, so that one is not given twice."""
+        return self.model_dump_json()
 
     def check_names(self, model_name: str, channel: str) -> None:
         """Raises a ValueError if the destination cannot use names that are valid elsewhere."""

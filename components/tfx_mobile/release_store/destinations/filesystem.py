@@ -42,6 +42,11 @@ class FilesystemDestination(Destination):
                 )
         return path
 
+    @property
+    def place(self) -> str:
+        """The folder, however it is spelled."""
+        return os.path.normpath(self.base_directory)
+
     def open_store(self) -> Store:
         """The release store at this destination; nothing is read or created yet."""
         from tfx_mobile.release_store.filesystem_store import FilesystemStore
