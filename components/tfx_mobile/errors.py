@@ -17,6 +17,7 @@
         ├── ModelTooLargeError        the file exceeds what the destination takes
         ├── ConflictError             the destination holds something else under an immutable name
         ├── ReleaseRefusedError       these bytes were rolled back on this channel
+        ├── NoSuchReleaseError        no release, or more than one, is what was asked for
         ├── UntrustedReleaseError     what was read is not signed by a trusted key
         ├── SigningError              the release cannot be signed
         ├── ShutDownError             the destination's service no longer exists
@@ -96,6 +97,10 @@ class ConflictError(PushError):
 
 class ReleaseRefusedError(PushError):
     """The bytes were rolled back on this channel and not unpinned since."""
+
+
+class NoSuchReleaseError(PushError):
+    """No release of the channel, or more than one, is what was asked for."""
 
 
 class UntrustedReleaseError(PushError):

@@ -135,9 +135,11 @@ def publish(store: Store, push: Push) -> PushReceipt:
     """
     name = push.manifest.model
     standing: Standing = "pushed"
+    is_new = False
 
     def change(current: ChannelStatement | None) -> Draft | None:
-        nonlocal standing
+        nonlocal standing, is_new
+        is_new = current is None
         standing = _standing(store, current, push)
         if standing != "pushed":
             return None
@@ -149,6 +151,9 @@ def publish(store: Store, push: Push) -> PushReceipt:
     move = move_channel(store, name, push.channel, change, push.keyring)
     if move.changed:
         standing = "pushed"
+        if is_new:
+            # A channel that did not exist could not be told of a deletion at that very moment.
+            stage(store, push)
     return _receipt(store, push, standing, move.history)
 
 
