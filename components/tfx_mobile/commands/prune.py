@@ -49,11 +49,12 @@ def prune(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Delete releases of MODEL, or of all models, that no channel needs.
+    """Delete releases that no channel needs.
 
-    What a channel names, what is pinned, the last releases of each channel and everything young stays. It needs an
-    identity that may delete, which a push does not. A prune that was interrupted is finished by the next one. With
-    --all, a model that cannot be pruned does not keep the others from it; the exit code is then 1.
+    Of MODEL, or of every model with --all. What a channel names, what is pinned, the last releases of each channel and
+    everything young stays. It needs an identity that may delete, which a push does not. A prune that was interrupted is
+    finished by the next one. With --all, a model that cannot be pruned does not keep the others from it; the exit code
+    is then 1.
     """
     from tfx_mobile.commands import releases_view
     from tfx_mobile.errors import TFXMobileError

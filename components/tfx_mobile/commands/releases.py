@@ -31,9 +31,10 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Make every check, write
 @keyring_options
 @json_option
 def releases(model: str | None, channel: str, destinations: _At, keyring: Keyring, as_json: bool) -> None:
-    """Show what a channel of MODEL names and has named, newest first.
+    """Show models, channels and their history.
 
-    Without MODEL, show every model and channel of the store. Nothing is written, and no model is downloaded.
+    With MODEL, what its channel names and has named, newest first; without, every model and channel of the store.
+    Nothing is written, and no model is downloaded.
     """
     from tfx_mobile.commands import releases_view
     from tfx_mobile.release_store import operations
@@ -64,11 +65,11 @@ def releases(model: str | None, channel: str, destinations: _At, keyring: Keyrin
 def rollback(
     model: str, to: str | None, channel: str, destinations: _At, keyring: Keyring, dry_run: bool, as_json: bool
 ) -> None:
-    """Make a channel of MODEL name an earlier release again.
+    """Go back to an earlier release of MODEL.
 
-    Nothing is uploaded. The release is verified first, and the channel's version still increases, so devices accept the
-    change. The bytes that were live are refused from then on, until they are unpinned. Run again, it changes nothing:
-    to go back further, say where with --to.
+    The channel is made to name it again. Nothing is uploaded. The release is verified first, and the channel's version
+    still increases, so devices accept the change. The bytes that were live are refused from then on, until they are
+    unpinned. Run again, it changes nothing: to go back further, say where with --to.
     """
     from tfx_mobile.release_store import operations
 
@@ -95,10 +96,11 @@ def promote(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Make one channel of MODEL name the release that another one names.
+    """Give one channel the release of another.
 
-    Nothing is uploaded. The release is verified first. What was rolled back on the second channel is refused, and so is
-    a release of an older run than the channel has had.
+    Of MODEL, the channel --to is made to name what the channel --from names. Nothing is uploaded. The release is
+    verified first. What was rolled back on the channel --to is refused, and so is a release of an older run than that
+    channel has had.
     """
     from tfx_mobile.release_store import operations
 
@@ -146,10 +148,10 @@ def pin(
 def unpin(
     model: str, release: str, channel: str, destinations: _At, keyring: Keyring, dry_run: bool, as_json: bool
 ) -> None:
-    """Take back the pin of RELEASE of MODEL, and the refusal of its bytes if it was rolled back.
+    """Take back a pin, or the refusal of a rollback.
 
-    RELEASE is a version, or 8 or more characters of release id or sha256. Bytes that are no longer refused may be
-    pushed and promoted again; nothing is published by this command.
+    RELEASE of MODEL is a version, or 8 or more characters of release id or sha256. Bytes that are no longer refused may
+    be pushed and promoted again; nothing is published by this command.
     """
     from tfx_mobile.release_store import operations
 

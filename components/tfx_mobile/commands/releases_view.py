@@ -43,8 +43,8 @@ def show_overviews(overviews: Sequence[StoreOverview]) -> None:
             out.print("  no models", style="dim")
             continue
         table = _table(
-            "model", "channel", "version", "release", "last act", "pinned", "refused", "files", "bytes",
-            right=("version", "pinned", "refused", "files", "bytes"),
+            "model", "channel", "version", "release", "pinned", "refused", "files", "bytes",
+            right=("version", "pinned", "refused", "files", "bytes"), fold=("model", "channel"),
         )  # fmt: skip
         for model in overview.models:
             for position, channel in enumerate(model.channels):
@@ -54,7 +54,6 @@ def show_overviews(overviews: Sequence[StoreOverview]) -> None:
                     Text(printable(channel.channel)),
                     "" if channel.version is None else str(channel.version),
                     _short(channel.release_id) if channel.release_id else Text("unreadable", "bold red"),
-                    channel.action or "",
                     str(channel.num_pinned or ""),
                     str(channel.num_refused or ""),
                     f"{model.num_blobs:,}" if first else "",

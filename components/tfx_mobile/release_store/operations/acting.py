@@ -124,15 +124,15 @@ class Act:
                 "prune is running, one has died: tfx-mobile prune finishes it."
             )
 
-    def check_may_sign(self, current: ChannelStatement | None) -> None:
-        """Makes sure that devices which require a signature will accept what is written.
+    def check_may_sign(self, before: ChannelStatement | None) -> None:
+        """Makes sure that devices which accept `before` will accept what is written after it.
 
         Raises:
             SigningError: The channel is signed, or trusted keys are given, and there is no key to sign with.
         """
-        signed_by = current.signing_key_id if current else None
+        signed_by = before.signing_key_id if before else None
         if self.keyring.signer is None and (signed_by or self.keyring.trusted is not None):
-            why = f"it is signed with the key {signed_by}" if signed_by else "trusted keys were given"
+            why = f"the key {signed_by} signed what is there" if signed_by else "trusted keys were given"
             raise SigningError(
                 f"{self.uri} would be written without a signature, though {why}: devices that trust that key would "
                 "refuse it. Nothing was changed; give the key to sign with."
@@ -143,8 +143,19 @@ class Act:
         if self.opened.follower is not None:
             self.opened.follower.check(self.model_name, self.channel, size_bytes)
 
-    def carry_out(self, decide: Callable[[ChannelStatement | None], Decision], *, dry_run: bool) -> ChannelReceipt:
+    def carry_out(
+        self,
+        decide: Callable[[ChannelStatement | None], Decision],
+        *,
+        dry_run: bool,
+        before_following: Callable[[], None] = lambda: None,
+    ) -> ChannelReceipt:
         """Decides, moves the channel, and has it followed; for a dry run only decides.
+
+        Args:
+            decide: Decides on what the channel says now; may be called again.
+            dry_run: Make every check and write nothing.
+            before_following: What is to be done once the channel has moved.
 
         Raises:
             PushError: See `channel.move_channel` and `Follower.follow`; or whatever `decide` raises.
@@ -162,6 +173,7 @@ class Act:
             change(current)
             return self._rehearsed(current, decisions[-1])
         move = move_channel(self.store, self.model_name, self.channel, change, self.keyring)
+        before_following()
         decision = decisions[-1]
         status: Status = "done" if move.changed else decision.otherwise
         details: dict[str, str] = {}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from tfx_mobile.errors import NoSuchReleaseError, NothingPublishedError
 from tfx_mobile.records import ChannelEntry, ChannelStatement
-from tfx_mobile.release_store.names import channel_path, check_channel, check_model_name
+from tfx_mobile.release_store.names import channel_path, check_model_name
 from tfx_mobile.release_store.store import ObjectInfo, Store
 
 MIN_PREFIX = 8
@@ -16,7 +16,6 @@ _VERSION = re.compile(rf"[1-9][0-9]{{0,{MIN_PREFIX - 2}}}")
 _PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")
 _BLOB = re.compile(r"blobs/[^/]+/([0-9a-f]{64})\.tflite")
 _MANIFEST = re.compile(r"releases/[^/]+/([0-9a-f]{64})\.json")
-_CHANNEL = re.compile(r"channels/([^/]+)/([^/]+)\.json")
 
 
 def published(statement: ChannelStatement | None, store: Store, model_name: str, channel: str) -> ChannelStatement:
@@ -78,19 +77,6 @@ def blobs_of(store: Store, model_name: str) -> dict[str, ObjectInfo]:
 def manifests_of(store: Store, model_name: str) -> dict[str, ObjectInfo]:
     """A model's manifests by release id."""
     return _by_name(store.list(f"releases/{check_model_name(model_name)}/"), _MANIFEST)
-
-
-def channels_of(store: Store, model_name: str | None = None) -> dict[tuple[str, str], ObjectInfo]:
-    """Channels by model and name; of all models if none is given. What has no valid name is none of ours."""
-    prefix = "channels/" if model_name is None else f"channels/{check_model_name(model_name)}/"
-    found = {}
-    for info in store.list(prefix):
-        if match := _CHANNEL.fullmatch(info.path):
-            try:
-                found[check_model_name(match[1]), check_channel(match[2])] = info
-            except ValueError:
-                continue
-    return found
 
 
 def _by_name(objects: Iterable[ObjectInfo], pattern: re.Pattern[str]) -> dict[str, ObjectInfo]:

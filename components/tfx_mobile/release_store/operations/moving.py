@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tfx_mobile.errors import ConflictError, NoSuchReleaseError
-from tfx_mobile.records import ChannelEntry, ChannelReceipt, ChannelStatement
+from tfx_mobile.records import ChannelEntry, ChannelReceipt, ChannelStatement, sha256_of
 from tfx_mobile.release_store.channel import HOUSEKEEPING, Draft
 from tfx_mobile.release_store.delivery import OpenDestination
 from tfx_mobile.release_store.names import channel_path, check_channel, release_path
+from tfx_mobile.release_store.new_channel import check_not_pruned, settle
 from tfx_mobile.release_store.operations.acting import Act, Decision, Verified
 from tfx_mobile.release_store.operations.finding import find_entry, published
 from tfx_mobile.release_store.reading import read_channel, read_manifest
@@ -114,8 +115,10 @@ def promote(
         promoted = act.verify(source.release_id, source.sha256)
         act.check_follower(len(promoted.model))
         order = promoted.manifest.lineage.order if promoted.manifest.lineage else None
+        act.check_may_sign(current or source)
         at_hand.clear()
         if current is None:
+            check_not_pruned(act.store, model_name, source.sha256)
             path = release_path(model_name, source.release_id)
             at_hand.append((promoted.manifest.blob, promoted.model))
             at_hand.extend((path, stored.data) for stored in (act.store.read(path),) if stored)
@@ -132,12 +135,15 @@ def promote(
         )
         return Decision(draft, source.sha256, source.release_id)
 
-    receipt = act.carry_out(decide, dry_run=dry_run)
-    if not dry_run:
-        # A channel that did not exist could not be told of a deletion at that very moment.
+    def restore() -> None:
         for path, data in at_hand:
             act.store.put_if_absent(path, data)
-    return receipt
+
+    def settle_if_new() -> None:
+        if at_hand:
+            settle(act.store, model_name, to_channel, sha256_of(at_hand[0][1]), restore)
+
+    return act.carry_out(decide, dry_run=dry_run, before_following=settle_if_new)
 
 
 def _source(act: Act, from_channel: str, release: str | None) -> ChannelStatement:

@@ -24,8 +24,9 @@ from tfx_mobile.records import ChannelStatement, PrunedRelease, PruneReceipt
 from tfx_mobile.release_store.channel import Draft, move_channel
 from tfx_mobile.release_store.delivery import OpenDestination
 from tfx_mobile.release_store.names import check_model_name
+from tfx_mobile.release_store.new_channel import channels_of
 from tfx_mobile.release_store.operations.acting import Act
-from tfx_mobile.release_store.operations.finding import blobs_of, channels_of, manifests_of, published
+from tfx_mobile.release_store.operations.finding import blobs_of, manifests_of, published
 from tfx_mobile.release_store.reading import read_manifest
 from tfx_mobile.release_store.signing import NO_KEYS, Keyring
 from tfx_mobile.release_store.store import ObjectInfo, Store
