@@ -12,6 +12,7 @@ import pytest
 
 from tests.fakes.operations import check_whole, grow_old, is_stored, opened, push, sha, statement_of
 from tests.fakes.releases import CHANNEL, MODEL, falsify_statement, manifest_of, model_bytes, push_of, tree
+from tests.fakes.watched_store import WatchedStore
 from tfx_mobile.errors import (
     ConflictError,
     DestinationUnavailableError,
@@ -22,8 +23,8 @@ from tfx_mobile.errors import (
 from tfx_mobile.records import PruneReceipt
 from tfx_mobile.release_store.filesystem_store import FilesystemStore
 from tfx_mobile.release_store.names import release_id_of
-from tfx_mobile.release_store.operations import models_to_prune, pin, prune, rollback, unpin
-from tfx_mobile.release_store.publishing import stage
+from tfx_mobile.release_store.operations import models_to_prune, pin, promote, prune, rollback, unpin
+from tfx_mobile.release_store.publishing import plan, publish, stage
 from tfx_mobile.release_store.store import Store
 
 
@@ -247,11 +248,36 @@ def test_a_prune_that_failed_is_finished_by_the_next(root: Path) -> None:
 
 def test_an_announcement_that_no_longer_holds_is_taken_back(root: Path) -> None:
     # Announced on one channel only, then the prune died; the other channel still names the bytes.
-    falsify_statement(channel_file(root), pruning=(sha(2), sha(9)))
-    receipt = prune_at(root, keep=9)
-    assert (receipt.status, receipt.pruned) == ("done", ())
-    assert statement_of(root).pruning == statement_of(root, "canary").pruning == ()
-    assert stored(root) == [1, 2, 3, 4, 5]
+    for announced in ((sha(2),), (sha(2), sha(9))):
+        falsify_statement(channel_file(root), pruning=announced)
+        receipt = prune_at(root, keep=9)
+        assert (receipt.status, receipt.pruned) == ("done", ())
+        assert statement_of(root).pruning == statement_of(root, "canary").pruning == ()
+        assert stored(root) == [1, 2, 3, 4, 5]
+
+
+def test_what_was_announced_on_one_channel_goes_though_another_remembers_it(root: Path) -> None:
+    # The prune that announced it may still be alive, and would delete it under whoever points at it meanwhile.
+    falsify_statement(channel_file(root, "canary"), pruning=(sha(3),))
+    assert [one.sha256 for one in prune_at(root, keep=9).pruned] == [sha(3)]
+    assert stored(root) == [1, 2, 4, 5]
+    assert sha(3) not in {entry.sha256 for entry in statement_of(root).history}
+
+
+def test_a_new_channel_is_not_made_of_what_is_announced_elsewhere(root: Path) -> None:
+    push(root, 3, "source")
+    falsify_statement(channel_file(root), pruning=(sha(3),))
+    before = tree(root)
+    store = WatchedStore(FilesystemStore(str(root)))
+    for act in (
+        lambda: publish(store, push_of(model_bytes(3), "beta")),
+        lambda: plan(store, push_of(model_bytes(3), "beta")),
+        lambda: promote(opened(root, store), MODEL, "source", "beta"),
+    ):
+        with pytest.raises(ConflictError, match=r"is being pruned, says .*production\.json"):
+            act()
+    assert store.calls["compare_and_swap"] == 0
+    assert tree(root) == before
 
 
 def test_what_was_written_anew_is_not_deleted(root: Path) -> None:
