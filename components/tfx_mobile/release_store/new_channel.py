@@ -31,21 +31,23 @@ def channels_of(store: Store, model_name: str | None = None) -> dict[tuple[str, 
     return found
 
 
-def check_not_pruned(store: Store, model_name: str, sha256: str) -> None:
-    """Makes sure that no channel of the model announces the deletion of these bytes.
+def check_not_pruned(store: Store, model_name: str, channel: str, sha256: str) -> None:
+    """Makes sure that no other channel of the model announces the deletion of these bytes.
 
     Raises:
         ConflictError: One does.
     """
-    for _, channel in channels_of(store, model_name):
+    for _, other in channels_of(store, model_name):
+        if other == channel:
+            continue
         try:
-            statement, _ = read_channel(store, model_name, channel)
+            statement, _ = read_channel(store, model_name, other)
         except TFXMobileError:
             continue  # a damaged channel concerns those who use it, and no prune gets past it
         if statement is not None and sha256 in statement.pruning:
             raise ConflictError(
                 f"{store.uri(blob_path(model_name, sha256))} is being pruned, says "
-                f"{store.uri(channel_path(model_name, channel))}. Wait until that is over, or run tfx-mobile prune "
+                f"{store.uri(channel_path(model_name, other))}. Wait until that is over, or run tfx-mobile prune "
                 "again if it died, then try again."
             )
 
@@ -64,7 +66,7 @@ def settle(store: Store, model_name: str, channel: str, sha256: str, restore: Ca
         ConflictError: These bytes are being pruned; the channel was taken away again.
     """
     try:
-        check_not_pruned(store, model_name, sha256)
+        check_not_pruned(store, model_name, channel, sha256)
     except ConflictError:
         statement, generation = read_channel(store, model_name, channel)
         if statement is not None and generation is not None and (statement.version, statement.sha256) == (1, sha256):

@@ -84,7 +84,7 @@ def plan(store: Store, push: Push) -> PushReceipt:
     current, _ = read_channel(store, name, push.channel, push.keyring)
     standing = _standing(store, current, push)
     if current is None:
-        check_not_pruned(store, name, push.sha256)
+        check_not_pruned(store, name, push.channel, push.sha256)
     if standing == "pushed":
         store.check_writable(channel_path(name, push.channel))
         if not store.holds(blob_path(name, push.sha256), push.model):
@@ -147,7 +147,7 @@ def publish(store: Store, push: Push) -> PushReceipt:
         if standing != "pushed":
             return None
         if is_new:
-            check_not_pruned(store, name, push.sha256)
+            check_not_pruned(store, name, push.channel, push.sha256)
         stage(store, push)
         known = current.order if current else None
         order = push.order.newest_with(known) if push.order else known

@@ -118,7 +118,7 @@ def promote(
         act.check_may_sign(current or source)
         at_hand.clear()
         if current is None:
-            check_not_pruned(act.store, model_name, source.sha256)
+            check_not_pruned(act.store, model_name, to_channel, source.sha256)
             path = release_path(model_name, source.release_id)
             at_hand.append((promoted.manifest.blob, promoted.model))
             at_hand.extend((path, stored.data) for stored in (act.store.read(path),) if stored)
