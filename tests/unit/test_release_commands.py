@@ -382,6 +382,7 @@ def test_a_real_process(root: Path) -> None:
     # Through a pipe nothing is cut or broken into two lines.
     deep = root / ("d" * 120)
     push(deep, 1)
-    listed = subprocess.run([*command, "releases", MODEL, "--at", deep], capture_output=True, text=True)
+    unset = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    listed = subprocess.run([*command, "releases", MODEL, "--at", deep], capture_output=True, text=True, env=unset)
     assert str(deep) in listed.stdout
     assert "\x1b" not in listed.stdout
