@@ -20,6 +20,7 @@
         ├── ReleaseRefusedError       these bytes were rolled back on this channel
         ├── SupersededError           a newer run's release is on this channel already, and that was to be an error
         ├── RolloutRefusedError       Remote Config holds something there that is not ours to change
+        ├── NoSuchReleaseError        no release, or more than one, is what was asked for
         ├── UntrustedReleaseError     what was read is not signed by a trusted key
         ├── SigningError              the release cannot be signed
         ├── ModelRefusedError         the destination's service does not accept the file
@@ -112,6 +113,10 @@ class SupersededError(PushError):
 
 class RolloutRefusedError(PushError):
     """The rollout's parameter or condition in Remote Config is not ours to change, or the service does not take it."""
+
+
+class NoSuchReleaseError(PushError):
+    """No release of the channel, or more than one, is what was asked for."""
 
 
 class UntrustedReleaseError(PushError):

@@ -6,8 +6,10 @@
     signing_keys   which key signs and which are trusted, as data; kms_signer is the one in Cloud KMS
     reading        from a channel to verified bytes
     channel        the one way in which a channel changes: compare-and-swap, and knowing one's own writes
+    new_channel    what a channel's first statement has to mind
     publishing     making a model the release that a channel names, at one place
     delivery       the same at several destinations, in an order that any later run can finish
+    operations/    rollback, promote, pin, prune, and looking
     destinations/  where to publish, as data
     firebase_ml/   a service that follows a channel, until it ends
     *_store        the places the protocol works on

@@ -23,6 +23,13 @@ from tfx_mobile.release_store.store import Store
 
 PREVIOUS_KEPT = 50
 
+#: Acts that change what a channel says of its releases, not which of them it names.
+HOUSEKEEPING: frozenset[ChannelAction] = frozenset({"pin", "unpin", "prune"})
+
+#: As long as an entry is among so many, its writer recognises it. Housekeeping is forgotten after that, so that a prune
+#: every night does not push the releases one can go back to out of the history.
+_HOUSEKEEPING_KEPT = 10
+
 _MAX_SWAPS = 30
 
 #: Decides on what the channel says now (None: nothing yet); None leaves it as it is. May be called again.
@@ -92,6 +99,11 @@ def move_channel(store: Store, model_name: str, channel: str, change: Change, ke
     return move
 
 
+def _without_old_housekeeping(entries: tuple[ChannelEntry, ...]) -> tuple[ChannelEntry, ...]:
+    recent, old = entries[:_HOUSEKEEPING_KEPT], entries[_HOUSEKEEPING_KEPT:]
+    return (*recent, *(entry for entry in old if entry.action not in HOUSEKEEPING))
+
+
 class _ChannelMovedError(Exception):
     """Somebody else moved the channel between reading and writing it."""
 
@@ -109,7 +121,8 @@ def _try_to_move(store: Store, model_name: str, channel: str, change: Change, ke
         return Move(False, history)
     keyring.check_may_write(current.signing_key_id if current else None, store.uri(channel_path(model_name, channel)))
     kept = current.model_dump(include={"order", "refused", "pinned", "pruning"}) if current else {}
-    values: dict[str, Any] = {"previous": history[:PREVIOUS_KEPT], **kept, **draft.changes}
+    values: dict[str, Any] = {"previous": history, **kept, **draft.changes}
+    values["previous"] = _without_old_housekeeping(values["previous"])[:PREVIOUS_KEPT]
     statement = ChannelStatement(
         model=model_name,
         channel=channel,

@@ -52,10 +52,12 @@ class FilesystemStore:
         """The object, or None if there is none."""
         with self._explaining("read", path):
             try:
-                data = (self._root / path).read_bytes()
+                with (self._root / path).open("rb") as stream:
+                    written = _when_written(os.fstat(stream.fileno()))
+                    data = stream.read()
             except FileNotFoundError:
                 return None
-        return StoredObject(data, generation=sha256_of(data))
+        return StoredObject(data, generation=f"{written}.{sha256_of(data)}")
 
     def check_writable(self, path: str) -> None:
         """Raises if the folder the object belongs to, or the one to create it in, cannot be written."""
@@ -108,17 +110,20 @@ class FilesystemStore:
                     continue
                 name = path.relative_to(self._root).as_posix()
                 with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
-                    modified = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.timezone.utc)
-                    data = path.read_bytes()
-                    yield ObjectInfo(name, len(data), sha256_of(data), modified)
+                    status = path.stat()
+                    modified = datetime.datetime.fromtimestamp(status.st_mtime, datetime.timezone.utc)
+                    yield ObjectInfo(name, status.st_size, _when_written(status), modified)
 
     def delete(self, path: str, generation: str) -> bool:
-        """Deletes the object if it is still at `generation`; False if it is not. True if it is gone already."""
+        """Deletes the object if it is still at `generation`; False if it is not. True if it is gone already.
+
+        A generation from a listing lacks the hash, which would take reading every file.
+        """
         if self.read(path) is None:
             return True
         with self._locked(path):
             current = self.read(path)
-            if current is not None and current.generation != generation:
+            if current is not None and not f"{current.generation}.".startswith(f"{generation}."):
                 return False
             (self._root / path).unlink(missing_ok=True)
             _sync_folder((self._root / path).parent)
@@ -163,6 +168,11 @@ def _lock(lock: int) -> None:
         retrying(fcntl.flock, lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise BlockingIOError(f"another pusher has held {LOCK_FILE} in this folder for {_LOCK_SECONDS:g} s") from None
+
+
+def _when_written(status: os.stat_result) -> str:
+    """Tells a file from the one that was there before under its name, even if it has the same bytes."""
+    return f"{status.st_mtime_ns}.{status.st_ino}"
 
 
 def _write(target: Path, data: bytes) -> None:

@@ -14,6 +14,7 @@ from tfx_mobile.errors import ConflictError, ModelFileError, ReleaseRefusedError
 from tfx_mobile.records import ChannelEntry, ChannelStatement, PushReceipt, ReleaseManifest, ReleaseOrder, sha256_of
 from tfx_mobile.release_store.channel import Draft, move_channel
 from tfx_mobile.release_store.names import blob_path, channel_path, check_channel, release_id_of, release_path
+from tfx_mobile.release_store.new_channel import check_not_pruned, settle
 from tfx_mobile.release_store.reading import MANIFEST_TYPE, read_channel, read_manifest
 from tfx_mobile.release_store.signing import NO_KEYS, Keyring
 from tfx_mobile.release_store.store import Store, immutable_conflict
@@ -84,6 +85,8 @@ def plan(store: Store, push: Push) -> PushReceipt:
     name = push.manifest.model
     current, _ = read_channel(store, name, push.channel, push.keyring)
     standing = _standing(store, current, push)
+    if current is None:
+        check_not_pruned(store, name, push.channel, push.sha256)
     if standing == "pushed":
         store.check_writable(channel_path(name, push.channel))
         if not store.holds(blob_path(name, push.sha256), push.model):
@@ -137,12 +140,16 @@ def publish(store: Store, push: Push) -> PushReceipt:
     """
     name = push.manifest.model
     standing: Standing = "pushed"
+    is_new = False
 
     def change(current: ChannelStatement | None) -> Draft | None:
-        nonlocal standing
+        nonlocal standing, is_new
+        is_new = current is None
         standing = _standing(store, current, push)
         if standing != "pushed":
             return None
+        if is_new:
+            check_not_pruned(store, name, push.channel, push.sha256)
         stage(store, push)
         known = current.order if current else None
         order = push.order.newest_with(known) if push.order else known
@@ -151,6 +158,8 @@ def publish(store: Store, push: Push) -> PushReceipt:
     move = move_channel(store, name, push.channel, change, push.keyring)
     if move.changed:
         standing = "pushed"
+        if is_new:
+            settle(store, name, push.channel, push.sha256, lambda: stage(store, push))
     return _receipt(store, push, standing, move.history)
 
 
