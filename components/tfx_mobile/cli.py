@@ -2,6 +2,10 @@
 
 inspect, check-golden                                  files
 releases, rollback, promote, pin, unpin, prune         releases
+rollout                                                which share of the users follows a channel
+fetch                                                  what a device does
+keys                                                   who signs
+import-firebase-ml                                     leaving Firebase ML
 """
 
 from __future__ import annotations
@@ -23,6 +27,10 @@ COMMANDS: Mapping[str, str] = {
     "pin": "releases:pin",
     "unpin": "releases:unpin",
     "prune": "prune:prune",
+    "rollout": "rollout:rollout",
+    "fetch": "fetch:fetch",
+    "keys": "keys:keys",
+    "import-firebase-ml": "import_firebase_ml:import_firebase_ml",
 }
 
 

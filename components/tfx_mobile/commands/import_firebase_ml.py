@@ -9,31 +9,34 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tfx_mobile.commands.destination_option import FORMS, parse_destinations_text
+from tfx_mobile.commands.keyring_option import keyring_options
 from tfx_mobile.errors import TFXMobileError
 from tfx_mobile.release_store.names import DEFAULT_CHANNEL
 
 if TYPE_CHECKING:
-    from tfx_mobile.release_store.destinations import Destination
     from tfx_mobile.release_store.firebase_ml.importing import ImportedModel
+    from tfx_mobile.release_store.signing import Keyring
 
 
 @click.command("import-firebase-ml")
 @click.option("--project", required=True, metavar="ID", help="The Firebase project, such as my-project.")
-@click.option(
-    "--to",
-    "destination",
-    required=True,
-    metavar="DESTINATION",
-    help='Where to: a destination as JSON, such as \'{"type": "cloud_storage", "bucket": "my-models"}\', or a folder.',
-)
+@click.option("--to", required=True, metavar="DESTINATION", help=f"Where to: {FORMS}.")
 @click.option("--channel", default=DEFAULT_CHANNEL, show_default=True, help="Which channel shall name the models.")
 @click.option(
     "--model", "models", multiple=True, metavar="NAME", help="Only this model; may be repeated. Default: all."
 )
+@keyring_options(signs=True)
 @click.option("--dry-run", is_flag=True, help="Fetch and check everything, write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def import_firebase_ml(
-    project: str, destination: str, channel: str, models: tuple[str, ...], dry_run: bool, as_json: bool
+    project: str,
+    to: str,
+    channel: str,
+    models: tuple[str, ...],
+    keyring: Keyring,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Copy the models that Firebase ML serves into a release store.
 
@@ -46,12 +49,11 @@ def import_firebase_ml(
     from tfx_mobile.release_store.delivery import open_destinations
     from tfx_mobile.release_store.firebase_ml.client import FirebaseMLClient
     from tfx_mobile.release_store.firebase_ml.importing import import_models
-    from tfx_mobile.release_store.signing import NO_KEYS
 
     try:
-        opened = open_destinations([_destination(destination)], NO_KEYS)
+        opened = open_destinations(parse_destinations_text(to), keyring)
         results = import_models(
-            FirebaseMLClient(project), opened, channel=channel, names=models, dry_run=dry_run, keyring=NO_KEYS
+            FirebaseMLClient(project), opened, channel=channel, names=models, dry_run=dry_run, keyring=keyring
         )
     except (TFXMobileError, ValueError) as error:
         raise click.ClickException(printable(str(error))) from None
@@ -64,17 +66,6 @@ def import_firebase_ml(
             click.echo(f"Firebase ML has no models in the project {project}.")
     if any(result.status == "failed" for result in results):
         sys.exit(1)
-
-
-def _destination(text: str) -> Destination:
-    from tfx_mobile.release_store.destinations import FilesystemDestination, parse_destination
-
-    if not text.lstrip().startswith("{"):
-        return FilesystemDestination(base_directory=text)
-    try:
-        return parse_destination(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--to is not JSON ({error}); give a destination such as a folder or its JSON form.") from None
 
 
 def _line(result: ImportedModel) -> str:

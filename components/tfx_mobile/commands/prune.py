@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     help="What was written within so many days before the newest object of the model stays.",
 )
 @destinations_option
-@keyring_options
+@keyring_options(signs=True)
 @click.option("--dry-run", is_flag=True, help="Delete and write nothing, and say what would be deleted.")
 @json_option
 def prune(

@@ -28,7 +28,7 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Make every check, write
 @click.argument("model", required=False)
 @click.option("--channel", default="production", show_default=True, help="The channel, if MODEL is given.")
 @destinations_option
-@keyring_options
+@keyring_options(signs=False)
 @json_option
 def releases(model: str | None, channel: str, destinations: _At, keyring: Keyring, as_json: bool) -> None:
     """Show models, channels and their history.
@@ -59,7 +59,7 @@ def releases(model: str | None, channel: str, destinations: _At, keyring: Keyrin
 )
 @_channel
 @destinations_option
-@keyring_options
+@keyring_options(signs=True)
 @_dry_run
 @json_option
 def rollback(
@@ -84,7 +84,7 @@ def rollback(
 @click.option("--from", "from_channel", default="canary", show_default=True, help="The channel whose release it is.")
 @click.option("--to", "to_channel", default="production", show_default=True, help="The channel that shall name it.")
 @destinations_option
-@keyring_options
+@keyring_options(signs=True)
 @_dry_run
 @json_option
 def promote(
@@ -117,7 +117,7 @@ def promote(
 @click.argument("release", required=False)
 @_channel
 @destinations_option
-@keyring_options
+@keyring_options(signs=True)
 @_dry_run
 @json_option
 def pin(
@@ -142,7 +142,7 @@ def pin(
 @click.argument("release")
 @_channel
 @destinations_option
-@keyring_options
+@keyring_options(signs=True)
 @_dry_run
 @json_option
 def unpin(

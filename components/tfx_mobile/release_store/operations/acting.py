@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tfx_mobile.errors import ConflictError, ReleaseRefusedError, SigningError, TFXMobileError
+from tfx_mobile.errors import ConflictError, ReleaseRefusedError, TFXMobileError
 from tfx_mobile.records import ChannelAction, ChannelEntry, ChannelReceipt, ChannelStatement, ReleaseManifest
 from tfx_mobile.release_store.channel import Draft, move_channel
 from tfx_mobile.release_store.delivery import OpenDestination
@@ -130,13 +130,7 @@ class Act:
         Raises:
             SigningError: The channel is signed, or trusted keys are given, and there is no key to sign with.
         """
-        signed_by = before.signing_key_id if before else None
-        if self.keyring.signer is None and (signed_by or self.keyring.trusted is not None):
-            why = f"the key {signed_by} signed what is there" if signed_by else "trusted keys were given"
-            raise SigningError(
-                f"{self.uri} would be written without a signature, though {why}: devices that trust that key would "
-                "refuse it. Nothing was changed; give the key to sign with."
-            )
+        self.keyring.check_may_write(before.signing_key_id if before else None, self.uri)
 
     def check_follower(self, size_bytes: int) -> None:
         """Raises a PushError if the service that follows the channel would surely not."""
