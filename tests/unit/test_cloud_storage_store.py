@@ -297,7 +297,7 @@ def test_a_damaged_upload_is_refused_by_the_service(monkeypatch: pytest.MonkeyPa
 
 
 def test_one_update_a_second_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    with FakeCloudStorage(seconds_between_updates=0.3) as fake:
+    with FakeCloudStorage(clock=Clock(step=0.1)) as fake:  # a tenth of a second passes with every write and attempt
         monkeypatch.setenv(EMULATOR_VARIABLE, fake.endpoint)
         first = publish(CloudStorageStore(BUCKET, patience=PATIENT), push_of(model_bytes(1)))
         second = publish(CloudStorageStore(BUCKET, patience=PATIENT), push_of(model_bytes(2)))
