@@ -71,6 +71,12 @@ def test_buckets(bucket: str) -> None:
     assert CloudStorageDestination(bucket=bucket).bucket == bucket
 
 
+def test_a_bucket_is_the_same_place_however_it_is_served() -> None:
+    again = CloudStorageDestination(bucket="my-models", public=True, channel_max_age_seconds=60)
+    assert again.place == BUCKET.place == "gs://my-models/"
+    assert CloudStorageDestination(bucket="my-models", prefix="a").place != BUCKET.place
+
+
 @pytest.mark.parametrize("prefix", ["", "releases", "mobile/releases", "v1.2/a_b-c", "_x", "a" * 256])
 def test_prefixes(prefix: str) -> None:
     assert CloudStorageDestination(bucket="my-models", prefix=prefix).prefix == prefix
