@@ -29,6 +29,7 @@ UV := .tools/uv/bin/uv
 METADATA := .tools/metadata
 BROWSER := .tools/browser
 FIREBASE := .tools/firebase
+STORAGE_2 := .tools/storage-2
 RUN := TF_CPP_MIN_LOG_LEVEL=3 $(PY) -W ignore::FutureWarning:google
 
 # The first interpreter of the wanted version among PATH, pyenv and uv. pyenv's shims exist for versions that are
@@ -45,10 +46,10 @@ find_python() { \
 }
 endef
 
-.PHONY: help setup demo test test-fast test-report test-wheel test-1.21 check format lock bench clean
+.PHONY: help setup demo test test-fast test-report test-wheel test-1.21 test-storage-2 check format lock bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.complete $(METADATA)/.complete $(BROWSER)/.complete $(FIREBASE)/.complete ## create the environment from the hash-pinned lock
 
@@ -104,6 +105,13 @@ $(FIREBASE)/.complete: requirements/firebase.txt | $(UV)
 	$(UV) pip install --quiet --python $(FIREBASE) --require-hashes --no-deps --compile-bytecode \
 	  -r requirements/firebase.txt; \
 	touch $@
+# The release store knows neither TFX nor TensorFlow, so the older client of Cloud Storage needs no lane of its own.
+$(STORAGE_2)/.complete: requirements/storage-2.txt | $(UV)
+	@$(FIND_PYTHON); python=$$(find_python $(PYTHON_VERSION)) || exit 1; \
+	echo "Installing google-cloud-storage 2 (about 40 MB, once) ..."; \
+	rm -rf $(STORAGE_2); $(UV) venv --quiet --python "$$python" $(STORAGE_2) && \
+	$(UV) pip install --quiet --python $(STORAGE_2) --require-hashes --no-deps --compile-bytecode \
+	  -r requirements/storage-2.txt && touch $@
 
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links
 lock: $(UV) ## compile the hash-pinned locks of both lanes from pyproject.toml
@@ -113,6 +121,7 @@ lock: $(UV) ## compile the hash-pinned locks of both lanes from pyproject.toml
 	$(COMPILE) --python-version 3.10 --no-deps -o requirements/metadata.txt requirements/metadata.in
 	$(COMPILE) --python-version 3.10 -o requirements/browser.txt requirements/browser.in
 	$(COMPILE) --python-version 3.10 -o requirements/firebase.txt requirements/firebase.in
+	$(COMPILE) --python-version 3.10 -o requirements/storage-2.txt requirements/storage-2.in
 	$(COMPILE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 --group dev -c requirements/lane-1.16.in -o requirements/tfx-1.16.txt pyproject.toml
 	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_39 --group dev -c requirements/lane-1.21.in -o requirements/tfx-1.21.txt pyproject.toml
 
@@ -147,6 +156,14 @@ test-1.21: ## the suite on TFX 1.21; skipped where glibc is too old for it
 	if [ "$$(printf '%s\n' $(GLIBC_1.21) "$${glibc:-0}" | sort -V | head -1)" != "$(GLIBC_1.21)" ]; then \
 	  echo "SKIPPED: TFX 1.21 needs glibc $(GLIBC_1.21) or newer, this system has $${glibc:-no glibc}."; \
 	else $(MAKE) test LANE=1.21; fi
+
+STORAGE_2_TESTS := tests/unit/test_fake_cloud_storage.py tests/unit/test_cloud_storage_store.py tests/unit/test_releases.py \
+  tests/faults/test_cloud_storage.py
+test-storage-2: ## the release store on google-cloud-storage 2, which tfx[kfp] 1.16 gets
+	@if ! reason=$$($(MAKE) --no-print-directory $(STORAGE_2)/.complete 2>&1); then \
+	  echo "SKIPPED: google-cloud-storage 2 cannot be installed here: $$reason"; \
+	else PYTHONPATH=components $(STORAGE_2)/bin/python -W ignore::FutureWarning:google -m pytest -q -n 2 --dist loadfile \
+	  -p no:cacheprovider $(if $(ARGS),$(ARGS),$(STORAGE_2_TESTS)); fi
 
 check: setup ## lint, types, import rules
 	$(VENV)/bin/ruff check .

@@ -12,6 +12,7 @@ of what it does.
 from __future__ import annotations
 
 import base64
+import copy
 import datetime
 import hashlib
 import json
@@ -139,6 +140,11 @@ class FakeCloudStorage(FakeServer):
         stored = Stored(name, data, self._last_generation, now, now, properties=dict(properties))
         self.objects[name] = stored
         return stored
+
+    def restore(self, objects: Mapping[str, Stored]) -> None:
+        """Goes on from what was in another fake; generations that were given are not given again."""
+        self.objects = copy.deepcopy(dict(objects))
+        self._last_generation = max((stored.generation for stored in objects.values()), default=0)
 
     def forget_uploads(self) -> None:
         """Uploads in parts that are not done are lost, as after a week."""

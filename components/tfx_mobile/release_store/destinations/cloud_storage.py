@@ -102,6 +102,11 @@ class CloudStorageDestination(Destination):
             )
         return seconds
 
+    @property
+    def place(self) -> str:
+        """Bucket and folder, however they are served."""
+        return f"gs://{self.bucket}/{self.prefix}"
+
     def open_store(self) -> Store:
         """The release store at this destination; nothing is read or created yet."""
         from tfx_mobile.release_store.cloud_storage_store import CloudStorageStore
