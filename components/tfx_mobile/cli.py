@@ -1,4 +1,6 @@
-"""The command line: `tfx-mobile inspect FILE`, `tfx-mobile check-golden MODEL GOLDEN`."""
+"""The command line: `tfx-mobile inspect FILE`, `tfx-mobile check-golden MODEL GOLDEN`,
+`tfx-mobile trace FILE`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from pathlib import Path
 import click
 
 from tfx_mobile import __version__
+from tfx_mobile.commands.trace import trace
 from tfx_mobile.errors import ModelFileError, RecipeError, TFXMobileError
 from tfx_mobile.records import Failure, InspectionRecord, sha256_of
 
@@ -20,6 +23,9 @@ _MAX_FILE_BYTES = 4 << 30
 @click.version_option(__version__, prog_name="tfx-mobile")
 def main() -> None:
     """Entry point of the `tfx-mobile` command."""
+
+
+main.add_command(trace)
 
 
 @main.command()

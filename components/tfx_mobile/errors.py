@@ -12,6 +12,7 @@
     │   └── EvalConfigError           the EvalConfig or another parameter makes no sense (also a ValueError)
     ├── BeamWorkerError               remote Beam workers could not be given this package (also a ValueError)
     ├── ModelFileError                a .tflite that is corrupt, altered or cannot be loaded
+    ├── TraceError                    where a file came from cannot be found out
     └── PushError                     publishing failed
         ├── NotBlessedError           the blessing does not name the bytes at hand
         ├── ModelTooLargeError        the file exceeds what the destination takes
@@ -76,6 +77,10 @@ class BeamWorkerError(TFXMobileError, ValueError):
 
 class ModelFileError(TFXMobileError):
     """A `.tflite` file is corrupt, was altered, or cannot be loaded by the interpreter."""
+
+
+class TraceError(TFXMobileError):
+    """What was asked about cannot be read, or ML Metadata cannot be."""
 
 
 class PushError(TFXMobileError):

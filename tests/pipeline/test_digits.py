@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from pipelines import beam, local
 from pipelines.digits import data, pipeline
 from pipelines.lineage import NodeRun, latest_run
 from tfx_mobile import FilesystemDestination
 from tfx_mobile.artifacts import BLESSING_FILE, RECORD_FILE, REPORT_FILE
-from tfx_mobile.records import EvaluationRecord, VariantManifest
+from tfx_mobile.commands.trace import trace
+from tfx_mobile.records import EvaluationRecord, TraceRecord, VariantManifest
 from tfx_mobile.release_store import reading
 from tfx_mobile.tflite.runtime import SignatureRunner
 
@@ -244,6 +246,46 @@ class TestRetrainedModel:
         assert runs.retrained.pushed["push_status"].string_value == "pushed"
         assert runs.retrained.resolved.channel_version == 2
         assert runs.retrained.pushed["previous_release_id"].string_value == runs.first.resolved.release_id
+
+
+class TestTrace:
+    """From the file that devices have back to the data."""
+
+    @pytest.fixture(scope="class")
+    def traced(self, runs) -> TraceRecord:
+        sha256 = runs.first.resolved.manifest.file.sha256
+        store = pipeline.release_store(runs.workspace)
+        blob = store / "blobs" / pipeline.NAME / f"{sha256}.tflite"
+        arguments = [blob, "--metadata", pipeline.metadata_path(runs.workspace), "--at", store, "--json"]
+        done = CliRunner().invoke(trace, [str(argument) for argument in arguments])
+        assert done.exit_code == 0, done.output
+        return TraceRecord.from_json(done.stdout)
+
+    def test_both_runs_that_pushed_it_are_found_and_what_they_read(self, runs, traced):
+        pushed = {run.nodes["MobilePusher"].outputs["pushed_model"].id for run in (runs.first, runs.again)}
+        assert pushed <= set(traced.graph.starts)
+        assert traced.target == runs.first.resolved.manifest.file.sha256
+        assert [release.release_id for release in traced.releases] == [runs.first.resolved.release_id]
+        made_by = {event.artifact: event.execution for event in traced.graph.events if event.direction == "output"}
+        nodes = {execution.id: execution.node for execution in traced.graph.executions}
+        for node, key in (
+            ("ImportExampleGen", "examples"),
+            ("Transform", "transform_graph"),
+            ("Trainer", "model"),
+            ("TFLiteConverter", "variants"),
+            ("QuantizationEvaluator", "evaluation"),
+            ("Evaluator", "blessing"),
+        ):
+            assert nodes[made_by[runs.first.nodes[node].outputs[key].id]] == node
+
+    def test_work_is_attributed_to_the_run_that_did_it_not_to_those_that_had_it_from_the_cache(self, traced):
+        trainings = [execution for execution in traced.graph.executions if execution.node == "Trainer"]
+        first = min(execution.run for execution in traced.graph.executions)
+        assert [(training.run, training.state) for training in trainings] == [(first, "complete")]
+
+    def test_models_that_other_runs_made_are_left_out(self, runs, traced):
+        others = {run.nodes["Trainer"].outputs["model"].id for run in (runs.harmed, runs.retrained)}
+        assert not others & {artifact.id for artifact in traced.graph.artifacts}
 
 
 class TestDemo:

@@ -89,6 +89,14 @@ from tfx_mobile.records.releases import (
     ReleaseManifest,
     Signature,
 )
+from tfx_mobile.records.trace import (
+    LineageGraph,
+    TracedArtifact,
+    TracedEvent,
+    TracedExecution,
+    TracedRelease,
+    TraceRecord,
+)
 
 __all__ = [
     "ArtifactOrigin",
@@ -130,6 +138,7 @@ __all__ = [
     "LayerError",
     "LayerErrors",
     "Lineage",
+    "LineageGraph",
     "MetadataRecord",
     "MetricError",
     "ModelFileRecord",
@@ -157,6 +166,11 @@ __all__ = [
     "SourceModelRecord",
     "TensorMetadataRecord",
     "TensorRecord",
+    "TraceRecord",
+    "TracedArtifact",
+    "TracedEvent",
+    "TracedExecution",
+    "TracedRelease",
     "Undecided",
     "ValueCount",
     "Variant",

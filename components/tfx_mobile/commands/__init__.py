@@ -1,0 +1,1 @@
+"""The commands of `tfx-mobile`, one module each."""
