@@ -19,7 +19,7 @@ from pipelines.lineage import NodeRun, latest_run
 from tfx_mobile import FilesystemDestination
 from tfx_mobile.artifacts import BLESSING_FILE, RECORD_FILE, REPORT_FILE
 from tfx_mobile.commands.trace import trace
-from tfx_mobile.records import EvaluationRecord, TraceRecord, VariantManifest
+from tfx_mobile.records import EvaluationRecord, TracedExecution, TraceRecord, VariantManifest
 from tfx_mobile.release_store import reading
 from tfx_mobile.tflite.runtime import SignatureRunner
 
@@ -278,14 +278,24 @@ class TestTrace:
         ):
             assert nodes[made_by[runs.first.nodes[node].outputs[key].id]] == node
 
-    def test_work_is_attributed_to_the_run_that_did_it_not_to_those_that_had_it_from_the_cache(self, traced):
-        trainings = [execution for execution in traced.graph.executions if execution.node == "Trainer"]
-        first = min(execution.run for execution in traced.graph.executions)
-        assert [(training.run, training.state) for training in trainings] == [(first, "complete")]
+    def test_work_is_attributed_to_the_run_that_did_it_not_to_those_that_had_it_from_the_cache(self, runs, traced):
+        made_by = {event.artifact: event.execution for event in traced.graph.events if event.direction == "output"}
+        executions = {execution.id: execution for execution in traced.graph.executions}
 
-    def test_models_that_other_runs_made_are_left_out(self, runs, traced):
-        others = {run.nodes["Trainer"].outputs["model"].id for run in (runs.harmed, runs.retrained)}
-        assert not others & {artifact.id for artifact in traced.graph.artifacts}
+        def maker(run: Snapshot, node: str, key: str) -> TracedExecution:
+            return executions[made_by[run.nodes[node].outputs[key].id]]
+
+        training = maker(runs.again, "Trainer", "model")
+        first, again = (maker(run, "MobilePusher", "pushed_model") for run in (runs.first, runs.again))
+        assert (training.run, training.state) == (first.run, "complete")
+        assert again.run != first.run
+
+    def test_what_came_later_is_left_out(self, runs, traced):
+        # The harmed model is not: a later run that pushed the same bytes had it as the stock Evaluator's baseline.
+        later = {artifact.id for node in runs.retrained.nodes.values() for artifact in node.outputs.values()}
+        later -= {artifact.id for node in runs.qat.nodes.values() for artifact in node.outputs.values()}
+        assert runs.retrained.nodes["Trainer"].outputs["model"].id in later
+        assert not later & {artifact.id for artifact in traced.graph.artifacts}
 
 
 class TestDemo:
