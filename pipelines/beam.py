@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from apache_beam.options.pipeline_options import StandardOptions
 from tfx.orchestration.beam.beam_dag_runner import BeamDagRunner
 
 from pipelines.digits import pipeline
@@ -13,6 +14,8 @@ from pipelines.digits import pipeline
 
 def run(workspace: Path, **changes: Any) -> None:
     """Runs the pipeline in this process, scheduled by Beam. Everything it writes lies below `workspace`."""
+    # The scheduling pipeline is TFX's own and takes no arguments; see `pipelines.mobile` for why it names a runner.
+    StandardOptions.DEFAULT_RUNNER = "FnApiRunner"
     BeamDagRunner().run(pipeline.create(workspace, **changes))
 
 

@@ -31,6 +31,9 @@ from tfx_mobile import (
     TFLiteConverter,
 )
 
+# The runner by its name: a DirectRunner downloads another one from GitHub while the pipeline runs, and uses that.
+_IN_THIS_PROCESS = ("--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1")
+
 
 def create_pipeline(
     *,
@@ -51,7 +54,7 @@ def create_pipeline(
     production: ProductionModel | None = None,
     qat_run_fn: str | None = None,
     metadata_connection_config: Any = None,
-    beam_pipeline_args: Sequence[str] = ("--direct_running_mode=in_memory", "--direct_num_workers=1"),
+    beam_pipeline_args: Sequence[str] = _IN_THIS_PROCESS,
     enable_cache: bool = True,
 ) -> Pipeline:
     """A TFX pipeline that trains a float model, gates it, and takes it to the phone.

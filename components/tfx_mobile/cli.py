@@ -5,6 +5,7 @@ releases, rollback, promote, pin, unpin, prune         releases
 rollout                                                which share of the users follows a channel
 fetch                                                  what a device does
 keys                                                   who signs
+trace                                                  where a file came from
 import-firebase-ml                                     leaving Firebase ML
 """
 
@@ -30,6 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "rollout": "rollout:rollout",
     "fetch": "fetch:fetch",
     "keys": "keys:keys",
+    "trace": "trace:trace",
     "import-firebase-ml": "import_firebase_ml:import_firebase_ml",
 }
 

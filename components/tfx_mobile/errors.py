@@ -13,6 +13,7 @@
     ├── BeamWorkerError               remote Beam workers could not be given this package (also a ValueError)
     ├── ModelFileError                a .tflite that is corrupt, altered or cannot be loaded
     ├── SecretParameterError          a parameter holds what looks like a secret (also a ValueError)
+    ├── TraceError                    where a file came from cannot be found out
     └── PushError                     publishing failed
         ├── NotBlessedError           the blessing does not name the bytes at hand
         ├── ModelTooLargeError        the file exceeds what the destination takes
@@ -85,6 +86,10 @@ class ModelFileError(TFXMobileError):
 
 class SecretParameterError(TFXMobileError, ValueError):
     """A parameter holds what looks like a secret; its value is never repeated in a message."""
+
+
+class TraceError(TFXMobileError):
+    """What was asked about cannot be read, or ML Metadata cannot be."""
 
 
 class PushError(TFXMobileError):

@@ -220,7 +220,7 @@ def test_the_pass_pairs_every_variant_with_the_float_model(world, tmp_path):
         [world.examples], ["test"], raw_record_column_name=evaluation.RAW_RECORD_COLUMN
     )(str(Path(world.examples.uri) / "Split-eval" / "*"))
     measurement = evaluation.measure(
-        lambda: beam.Pipeline(argv=evaluations.IN_MEMORY),
+        lambda: beam.Pipeline(argv=["--runner=FnApiRunner", *evaluations.IN_MEMORY]),
         [source.BeamSource()],
         predict.describe_saved_model(str(world.saved_model), "serving_default", None),
         [predict.VariantFile(n, str(p), sha256_of(world.files[n]), "serving_default") for n, p in paths.items()],

@@ -136,7 +136,9 @@ def _run(some_batches: Any, evaluate: Any, folder: Path, argv: Sequence[str] = (
     folder.mkdir(parents=True, exist_ok=True)
     results = folder / "results"
     results.mkdir()
-    with beam.Pipeline(argv=list(argv or ("--direct_running_mode=in_memory", "--direct_num_workers=1"))) as pipeline:
+    # A DirectRunner would download another one.
+    argv = ["--runner=FnApiRunner", *(argv or ("--direct_running_mode=in_memory", "--direct_num_workers=1"))]
+    with beam.Pipeline(argv=argv) as pipeline:
         extracts = pipeline | beam.Create(list(some_batches), reshuffle=False)
         _ = evaluate(extracts)[tfma.METRICS_KEY] | "Keep" >> beam.Map(_dump, str(results))
     return dict(pickle.loads(path.read_bytes()) for path in results.iterdir())

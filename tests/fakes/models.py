@@ -152,7 +152,7 @@ def write_transform_graph(path: str | Path, *, wide: bool = False) -> None:
             outputs["camera_length"] = tf.cast(tf.reduce_sum(lengths, axis=1), tf.int64)
         return outputs
 
-    options = PipelineOptions(flags=[])
+    options = PipelineOptions(flags=["--runner=FnApiRunner"])  # a DirectRunner would download another
     options.view_as(DirectOptions).direct_running_mode = "in_memory"
     with tempfile.TemporaryDirectory() as temp, beam.Pipeline(options=options) as pipeline, tft_beam.Context(temp):
         create = pipeline | beam.Create(data)

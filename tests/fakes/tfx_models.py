@@ -49,7 +49,7 @@ def write_transform_graph(
 
     metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(dict(spec)))
     data = [{name: row.get(name) for name in spec} for row in rows]
-    options = PipelineOptions(flags=[])
+    options = PipelineOptions(flags=["--runner=FnApiRunner"])  # a DirectRunner would download another
     options.view_as(DirectOptions).direct_running_mode = "in_memory"
     with tempfile.TemporaryDirectory() as temp, beam.Pipeline(options=options) as pipeline, tft_beam.Context(temp):
         create = pipeline | beam.Create(data)

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from pipelines import beam, local
 from pipelines.digits import data, pipeline
 from pipelines.lineage import NodeRun, latest_run
 from tfx_mobile import FilesystemDestination
 from tfx_mobile.artifacts import BLESSING_FILE, RECORD_FILE, REPORT_FILE
+from tfx_mobile.commands.trace import trace
 from tfx_mobile.device_client import DeviceClient
-from tfx_mobile.records import EvaluationRecord, VariantManifest
+from tfx_mobile.records import EvaluationRecord, TracedExecution, TraceRecord, VariantManifest
 from tfx_mobile.release_store import reading
 from tfx_mobile.tflite.runtime import SignatureRunner
 
@@ -245,6 +247,56 @@ class TestRetrainedModel:
         assert runs.retrained.pushed["push_status"].string_value == "pushed"
         assert runs.retrained.resolved.channel_version == 2
         assert runs.retrained.pushed["previous_release_id"].string_value == runs.first.resolved.release_id
+
+
+class TestTrace:
+    """From the file that devices have back to the data."""
+
+    @pytest.fixture(scope="class")
+    def traced(self, runs) -> TraceRecord:
+        sha256 = runs.first.resolved.manifest.file.sha256
+        store = pipeline.release_store(runs.workspace)
+        blob = store / "blobs" / pipeline.NAME / f"{sha256}.tflite"
+        arguments = [blob, "--metadata", pipeline.metadata_path(runs.workspace), "--at", store, "--json"]
+        done = CliRunner().invoke(trace, [str(argument) for argument in arguments])
+        assert done.exit_code == 0, done.output
+        return TraceRecord.from_json(done.stdout)
+
+    def test_both_runs_that_pushed_it_are_found_and_what_they_read(self, runs, traced):
+        pushed = {run.nodes["MobilePusher"].outputs["pushed_model"].id for run in (runs.first, runs.again)}
+        assert pushed <= set(traced.graph.starts)
+        assert traced.target == runs.first.resolved.manifest.file.sha256
+        assert [release.release_id for release in traced.releases] == [runs.first.resolved.release_id]
+        made_by = {event.artifact: event.execution for event in traced.graph.events if event.direction == "output"}
+        nodes = {execution.id: execution.node for execution in traced.graph.executions}
+        for node, key in (
+            ("ImportExampleGen", "examples"),
+            ("Transform", "transform_graph"),
+            ("Trainer", "model"),
+            ("TFLiteConverter", "variants"),
+            ("QuantizationEvaluator", "evaluation"),
+            ("Evaluator", "blessing"),
+        ):
+            assert nodes[made_by[runs.first.nodes[node].outputs[key].id]] == node
+
+    def test_work_is_attributed_to_the_run_that_did_it_not_to_those_that_had_it_from_the_cache(self, runs, traced):
+        made_by = {event.artifact: event.execution for event in traced.graph.events if event.direction == "output"}
+        executions = {execution.id: execution for execution in traced.graph.executions}
+
+        def maker(run: Snapshot, node: str, key: str) -> TracedExecution:
+            return executions[made_by[run.nodes[node].outputs[key].id]]
+
+        training = maker(runs.again, "Trainer", "model")
+        first, again = (maker(run, "MobilePusher", "pushed_model") for run in (runs.first, runs.again))
+        assert (training.run, training.state) == (first.run, "complete")
+        assert again.run != first.run
+
+    def test_what_came_later_is_left_out(self, runs, traced):
+        # The harmed model is not: a later run that pushed the same bytes had it as the stock Evaluator's baseline.
+        later = {artifact.id for node in runs.retrained.nodes.values() for artifact in node.outputs.values()}
+        later -= {artifact.id for node in runs.qat.nodes.values() for artifact in node.outputs.values()}
+        assert runs.retrained.nodes["Trainer"].outputs["model"].id in later
+        assert not later & {artifact.id for artifact in traced.graph.artifacts}
 
 
 class TestDemo:

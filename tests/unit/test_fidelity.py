@@ -170,7 +170,7 @@ def test_the_result_comes_out_of_a_pipeline_and_batches_pass_through(tmp_path):
     import apache_beam as beam
     from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
-    options = PipelineOptions(flags=[])
+    options = PipelineOptions(flags=["--runner=FnApiRunner"])
     options.view_as(DirectOptions).direct_running_mode = "in_memory"
     path = str(tmp_path / "folder" / "found.json")
     passed = str(tmp_path / "passed")

@@ -99,6 +99,14 @@ from tfx_mobile.records.releases import (
     ReleaseManifest,
     Signature,
 )
+from tfx_mobile.records.trace import (
+    LineageGraph,
+    TracedArtifact,
+    TracedEvent,
+    TracedExecution,
+    TracedRelease,
+    TraceRecord,
+)
 
 __all__ = [
     "ArtifactOrigin",
@@ -143,6 +151,7 @@ __all__ = [
     "LayerError",
     "LayerErrors",
     "Lineage",
+    "LineageGraph",
     "MetadataRecord",
     "MetricError",
     "ModelFileRecord",
@@ -175,6 +184,11 @@ __all__ = [
     "StoreOverview",
     "TensorMetadataRecord",
     "TensorRecord",
+    "TraceRecord",
+    "TracedArtifact",
+    "TracedEvent",
+    "TracedExecution",
+    "TracedRelease",
     "Undecided",
     "ValueCount",
     "Variant",
