@@ -563,7 +563,7 @@ def test_figures(fake: FakeCloudStorage, record_property) -> None:
     receipt, kinds, sent = traffic(fake, model)
     record_property("first_push", json.dumps({"requests": kinds, "body_bytes": sent}))
     assert receipt.status == "pushed"
-    assert kinds == {"list": 1, "metadata": 9, "download": 1, "upload": 3}
+    assert kinds == {"list": 3, "metadata": 12, "download": 2, "upload": 3}
     assert len(model) < sent < len(model) + 8192
 
     receipt, kinds, sent = traffic(fake, model)

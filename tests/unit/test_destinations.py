@@ -117,7 +117,7 @@ def test_prefixes(prefix: str) -> None:
         ({"bucket": "my-models", "channel_max_age_seconds": 61}, "use 0 to 60: a cached channel keeps devices from"),
         ({"bucket": "my-models", "channel_max_age_seconds": True}, "valid integer"),
         ({"bucket": "my-models", "channel_max_age_seconds": "30"}, "valid integer"),
-        ({"bucket": "my-models", "credentials": "key.json"}, "credentials='key.json': .*not permitted"),
+        ({"bucket": "my-models", "region": "europe"}, "region='europe': .*not permitted"),
     ],
 )
 def test_malformed_bucket(values: dict[str, object], message: str) -> None:

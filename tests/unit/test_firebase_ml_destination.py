@@ -49,7 +49,7 @@ def test_json_round_trip() -> None:
         ({"tags": "one"}, "tags='one'"),
         ({"max_model_bytes": 0}, "max_model_bytes=0: .*greater than 0"),
         ({"signing_service_account": "me@example.com"}, "service account's e-mail address"),
-        ({"key_file": "/key.json"}, "key_file='/key.json': .*not permitted"),
+        ({"keys": 3}, "keys=3: .*not permitted"),
     ],
 )
 def test_malformed(values: dict[str, Any], message: str) -> None:

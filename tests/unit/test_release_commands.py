@@ -292,7 +292,8 @@ def test_a_private_key_is_not_a_trusted_key(root: Path, tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(secret)
     result = run("releases", MODEL, "--at", root, "--trusted-key", tmp_path / "key.pem")
     assert result.exit_code == 2
-    assert "public key" in result.output
+    assert "Give the public half" in result.output
+    assert secret.decode().splitlines()[1] not in result.output
     assert secret.splitlines()[1].decode() not in result.output
 
 

@@ -493,7 +493,7 @@ def test_a_trusted_key_is_required_if_given(store, tmp_path):
     assert "holds no valid signature of a trusted key" in result.stderr
     (tmp_path / "key.pem").write_text("no key")
     result = run(SHA256, "--at", store.address, "--trusted-key", tmp_path / "key.pem")
-    assert (result.exit_code, "not a public key in PEM form" in result.stderr) == (1, True)
+    assert (result.exit_code, "not a public key in PEM form" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

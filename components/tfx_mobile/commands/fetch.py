@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from tfx_mobile.device_client import DeviceClient
 from tfx_mobile.release_store.names import DEFAULT_CHANNEL
 
 
@@ -44,6 +43,9 @@ def fetch(
     SOURCE is the web address of a release store, such as https://storage.googleapis.com/BUCKET/PREFIX, or a folder. The
     exit code is 1 if DIRECTORY does not hold what the channel names; what it holds is still shown.
     """
+    from tfx_mobile.device_client import DeviceClient
+    from tfx_mobile.inspection_view import printable
+
     try:
         client = DeviceClient(
             source,
@@ -54,12 +56,12 @@ def fetch(
             runtime_version=runtime_version,
         )
     except (ValueError, OSError) as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(printable(str(error))) from None
     result = client.update()
     if as_json:
         click.echo(result.to_json())
     else:
-        click.echo(f"{result.status}: {result.message}")
+        click.echo(f"{result.status}: {printable(result.message)}")
         if result.model_path is not None:
             click.echo(f"version  {result.version}\nsha256   {result.sha256}\nmodel    {result.model_path}")
         click.echo(f"took     {result.requests} requests, {result.bytes_downloaded:,} bytes")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tfx_mobile.errors import TFXMobileError
-from tfx_mobile.release_store.signing import PublicKey, key_id_of, public_pem
-from tfx_mobile.release_store.signing_keys import KEY_FILE_VARIABLE, parse_signing_key
+
+if TYPE_CHECKING:
+    from tfx_mobile.release_store.signing import PublicKey
 
 _JSON_HELP = "Print one JSON document with public_key (PEM) and key_id."
 
@@ -33,6 +35,8 @@ def generate(file: Path, ed25519: bool, as_json: bool) -> None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from tfx_mobile.release_store.signing_keys import KEY_FILE_VARIABLE
 
     key = Ed25519PrivateKey.generate() if ed25519 else ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -63,6 +67,8 @@ def show(signing_key: str, as_json: bool) -> None:
     SIGNING_KEY is gcp-kms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/1, or environment (the
     default) for the file that TFX_MOBILE_SIGNING_KEY_FILE names.
     """
+    from tfx_mobile.release_store.signing_keys import parse_signing_key
+
     try:
         key = parse_signing_key(signing_key)
     except ValueError as error:
@@ -75,6 +81,8 @@ def show(signing_key: str, as_json: bool) -> None:
 
 def _show(key: PublicKey, as_json: bool) -> None:
     """The PEM text alone goes to stdout, so that it can be redirected into a file."""
+    from tfx_mobile.release_store.signing import key_id_of, public_pem
+
     if as_json:
         click.echo(json.dumps({"key_id": key_id_of(key), "public_key": public_pem(key)}))
         return

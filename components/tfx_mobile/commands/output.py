@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tfx_mobile.records import Record
 
-_PIPE_WIDTH = 200
+_PIPE_WIDTH = 4_000
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 

@@ -11,6 +11,7 @@ import click
 from tfx_mobile.commands.destination_option import destinations_option, open_all
 from tfx_mobile.commands.keyring_option import keyring_options
 from tfx_mobile.commands.output import echo_json, json_option, reporting_errors
+from tfx_mobile.release_store.names import DEFAULT_CHANNEL
 
 if TYPE_CHECKING:
     from tfx_mobile.records import ChannelReceipt
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 _At = Sequence["tuple[Destination, ...]"]
 
 _model = click.argument("model")
-_channel = click.option("--channel", default="production", show_default=True, help="The channel.")
+_channel = click.option("--channel", default=DEFAULT_CHANNEL, show_default=True, help="The channel.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Make every check, write nothing, and say what would be done.")
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--channel", default="production", show_default=True, help="The channel, if MODEL is given.")
+@click.option("--channel", default=DEFAULT_CHANNEL, show_default=True, help="The channel, if MODEL is given.")
 @destinations_option
 @keyring_options(signs=False)
 @json_option
@@ -82,7 +83,7 @@ def rollback(
 @click.command()
 @_model
 @click.option("--from", "from_channel", default="canary", show_default=True, help="The channel whose release it is.")
-@click.option("--to", "to_channel", default="production", show_default=True, help="The channel that shall name it.")
+@click.option("--to", "to_channel", default=DEFAULT_CHANNEL, show_default=True, help="The channel that shall name it.")
 @destinations_option
 @keyring_options(signs=True)
 @_dry_run

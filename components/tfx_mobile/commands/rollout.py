@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from tfx_mobile.release_store.names import DEFAULT_CHANNEL
-from tfx_mobile.rollout.spec import RemoteConfigRollout, percent_text
 
 if TYPE_CHECKING:
     from tfx_mobile.rollout import remote_config
@@ -52,6 +51,7 @@ def rollout(
     from tfx_mobile.errors import TFXMobileError
     from tfx_mobile.inspection_view import printable
     from tfx_mobile.rollout.remote_config import apply, current
+    from tfx_mobile.rollout.spec import RemoteConfigRollout
 
     if show == (percent is not None):
         raise click.UsageError("Give either --percent N, to change it, or --show.")
@@ -83,6 +83,8 @@ def rollout(
 
 
 def _told(state: remote_config.RolloutState) -> str:
+    from tfx_mobile.rollout.spec import percent_text
+
     if state.stable_channel is None:
         return f"Nobody set up parameter {state.parameter} yet: every app follows the channel it was built with."
     return (
@@ -92,6 +94,8 @@ def _told(state: remote_config.RolloutState) -> str:
 
 
 def _done(result: remote_config.RolloutResult) -> str:
+    from tfx_mobile.rollout.spec import percent_text
+
     said = (
         f"{percent_text(result.percent)} % of the users follow {result.channel}, all others {result.stable_channel} "
         f"(parameter {result.parameter}, template version {result.version_number})"

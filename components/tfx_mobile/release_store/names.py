@@ -8,8 +8,10 @@ channels/<name>/<channel>.json        the only mutable object; a ChannelStatemen
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from tfx_mobile.records import ReleaseManifest, sha256_of
+if TYPE_CHECKING:
+    from tfx_mobile.records import ReleaseManifest
 
 DEFAULT_CHANNEL = "production"
 
@@ -62,4 +64,6 @@ def channel_path(model_name: str, channel: str) -> str:
 
 def release_id_of(manifest: ReleaseManifest) -> str:
     """The id that follows from a manifest's content."""
+    from tfx_mobile.records import sha256_of  # here, so that names alone cost nothing
+
     return sha256_of(manifest.to_json())
