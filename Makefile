@@ -102,8 +102,8 @@ lock: $(UV) ## compile the hash-pinned locks of both lanes from pyproject.toml
 	$(COMPILE) --python-version 3.10 -o requirements/compiler.txt requirements/compiler.in
 	$(COMPILE) --python-version 3.10 --no-deps -o requirements/metadata.txt requirements/metadata.in
 	$(COMPILE) --python-version 3.10 -o requirements/browser.txt requirements/browser.in
-	$(COMPILE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 --group dev -c requirements/lane-1.16.in -o requirements/tfx-1.16.txt pyproject.toml
-	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_39 --group dev -c requirements/lane-1.21.in -o requirements/tfx-1.21.txt pyproject.toml
+	$(COMPILE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 --group dev --extra kubeflow -c requirements/lane-1.16.in -o requirements/tfx-1.16.txt pyproject.toml
+	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_39 --group dev --extra kubeflow -c requirements/lane-1.21.in -o requirements/tfx-1.21.txt pyproject.toml
 
 demo: setup ## digits in, a verified on-device release out; a second run compares with the first's release
 	@$(RUN) -m pipelines.demo $(ARGS)

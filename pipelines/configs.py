@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import tensorflow_model_analysis as tfma
 from google.protobuf import text_format
 
+if TYPE_CHECKING:
+    import tensorflow_model_analysis as tfma
+
 ROOT = Path(__file__).resolve().parent.parent / "configs"
+
+
+def names() -> list[str]:
+    """The EvalConfigs there are."""
+    return sorted(str(path.relative_to(ROOT).with_suffix("")) for path in ROOT.rglob("*.pbtxt"))
 
 
 def eval_config(name: str) -> tfma.EvalConfig:
@@ -16,10 +24,11 @@ def eval_config(name: str) -> tfma.EvalConfig:
     Raises:
         ValueError: There is no such file, or it is not an EvalConfig; the message names file, line and field.
     """
+    import tensorflow_model_analysis as tfma  # seconds; names alone do not need it
+
     path = ROOT / f"{name}.pbtxt"
     if not path.is_file():
-        known = ", ".join(sorted(str(p.relative_to(ROOT).with_suffix("")) for p in ROOT.rglob("*.pbtxt")))
-        raise ValueError(f"There is no config {name!r}; there are: {known}.")
+        raise ValueError(f"There is no config {name!r}; there are: {', '.join(names())}.")
     try:
         return text_format.Parse(path.read_text(), tfma.EvalConfig())
     except text_format.ParseError as error:
