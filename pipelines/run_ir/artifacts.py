@@ -43,15 +43,18 @@ class ArtifactStore:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._artifacts: list[RuntimeArtifact] = json.loads(file.read_text()) if file.exists() else []
+        self._earlier: list[RuntimeArtifact] = json.loads(file.read_text()) if file.exists() else []
+        self._new: list[RuntimeArtifact] = []
 
     def add(self, artifacts: list[RuntimeArtifact]) -> None:
         """Adds what a task has written."""
-        self._artifacts += artifacts
-        self._file.write_text(json.dumps(self._artifacts, indent=1))
+        self._new += artifacts
+        self._file.write_text(json.dumps([*self._earlier, *self._new], indent=1))
 
     def newest(self, query: str, inputs: Mapping[str, list[RuntimeArtifact]]) -> RuntimeArtifact | None:
-        """The newest artifact that a resolver's filter matches; None if none does, or its input found none.
+        """The newest artifact of an earlier run that a resolver's filter matches.
+
+        None if none does, or its input found none.
 
         Raises:
             ValueError: The filter has a term that the compiler does not write.
@@ -63,7 +66,7 @@ class ArtifactStore:
                 return None
             query = query.replace(match[0], str(value))
         terms = [self._term(text) for text in query.split(" AND ")]
-        return next((a for a in reversed(self._artifacts) if all(_matches(a, f, v) for f, v in terms)), None)
+        return next((a for a in reversed(self._earlier) if all(_matches(a, f, v) for f, v in terms)), None)
 
     @staticmethod
     def _term(text: str) -> tuple[str, str]:

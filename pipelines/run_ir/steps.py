@@ -109,6 +109,8 @@ def _fork(child: object, log: Path) -> int:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        # Whatever stood in their place writes somewhere else.
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
         child()  # type: ignore[operator]
         code = 0
     except SystemExit as error:
