@@ -28,6 +28,7 @@ PY := $(VENV)/bin/python
 UV := .tools/uv/bin/uv
 METADATA := .tools/metadata
 BROWSER := .tools/browser
+CONTAINER := .tools/container
 RUN := TF_CPP_MIN_LOG_LEVEL=3 $(PY) -W ignore::FutureWarning:google
 
 # The first interpreter of the wanted version among PATH, pyenv and uv. pyenv's shims exist for versions that are
@@ -44,7 +45,7 @@ find_python() { \
 }
 endef
 
-.PHONY: help setup demo test test-fast test-report test-wheel test-1.21 check format lock bench clean
+.PHONY: help setup demo run-ir test test-fast test-report test-wheel test-1.21 check format lock bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -131,6 +132,22 @@ test-wheel: setup ## build the wheel, install it elsewhere and run the contract 
 	wheel="$$PWD/.tools/wheel/bin/python"; cd "$$elsewhere"; \
 	TF_CPP_MIN_LOG_LEVEL=3 "$$wheel" -m pytest -q -p no:cacheprovider --rootdir "$$elsewhere" -W ignore::FutureWarning contract
 
+run-ir: setup ## compile the digits pipeline for Kubeflow and run what comes out here; WHEEL=1 as containers would
+	@if [ -n "$(WHEEL)" ]; then $(MAKE) --no-print-directory $(CONTAINER)/.complete; fi; \
+	$(RUN) -m pipelines.run_ir.digits $(if $(WHEEL),--wheel $(CONTAINER)/bin/python) $(ARGS)
+
+# What a container holds: the wheel, the lock, and the user's code in a folder of its own.
+$(CONTAINER)/.complete: $(LOCK) $(shell find components pipelines configs -name '*.py' -o -name '*.pbtxt' -o -name '*.yaml') | $(UV)
+	@rm -rf $(CONTAINER) dist; \
+	$(UV) build --quiet --python $(PY) --build-constraints requirements/build.txt --wheel --out-dir dist .; \
+	$(UV) venv --quiet --python $(PY) $(CONTAINER); \
+	$(UV) pip install --quiet --python $(CONTAINER) --require-hashes --no-deps --compile-bytecode --link-mode hardlink \
+	  --build-constraints requirements/build.txt -r $(LOCK); \
+	$(UV) pip install --quiet --python $(CONTAINER) --no-deps dist/*.whl; \
+	mkdir $(CONTAINER)/app; cp -r pipelines configs $(CONTAINER)/app/; \
+	echo "$$PWD/$(CONTAINER)/app" > "$$(echo $(CONTAINER)/lib/python*/site-packages)/app.pth"; \
+	touch $@
+
 test-1.21: ## the suite on TFX 1.21; skipped where glibc is too old for it
 	@glibc=$$(ldd --version 2>/dev/null | awk 'NR == 1 {print $$NF}'); \
 	if [ "$$(printf '%s\n' $(GLIBC_1.21) "$${glibc:-0}" | sort -V | head -1)" != "$(GLIBC_1.21)" ]; then \
@@ -151,4 +168,4 @@ bench: setup ## the comparisons the README reports; results go to benchmarks/res
 	@for script in benchmarks/*.py; do $(RUN) "$$script" || exit 1; done
 
 clean: ## remove environments and everything generated
-	rm -rf .venv* .tools dist build demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv* .tools dist build demo-output run-ir-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

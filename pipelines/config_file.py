@@ -62,8 +62,8 @@ class PipelineConfig(_Part):
         preprocessing_fn: Import path of Transform's callback.
         run_fn: Import path of Trainer's callback.
         train_steps: Training steps.
-        float_eval_config: Name below `configs/` of the stock Evaluator's EvalConfig.
-        mobile_eval_config: Name below `configs/` of QuantizationEvaluator's EvalConfig.
+        float_eval_config: The stock Evaluator's EvalConfig: a name below `configs/`, or the path of a .pbtxt file.
+        mobile_eval_config: The same of QuantizationEvaluator.
         recipes: What to convert the model into: names, or recipes in full.
         calibration: Which examples calibrate the integer recipes.
         budget: Limits a variant must keep.
@@ -125,8 +125,7 @@ class PipelineConfig(_Part):
     @field_validator("float_eval_config", "mobile_eval_config")
     @classmethod
     def _check_eval_config(cls, value: str) -> str:
-        if value not in configs.names():
-            raise ValueError(f"there is no such config; there are: {', '.join(configs.names())}")
+        configs.find(value)
         return value
 
 

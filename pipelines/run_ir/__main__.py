@@ -32,14 +32,12 @@ _STYLES = {"SUCCEEDED": "green", "SKIPPED": "yellow", "FAILED": "red", "NOT_TRIG
 )
 def main(job: Path, root: Path, given: tuple[str, ...], python: Path | None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    console = Console(highlight=False)
     try:
         compiled = ir.load(job)
         defaults = parameters_file(job)
         parameters = json.loads(defaults.read_text()) if defaults.exists() else {}
         parameters |= dict(_split(text) for text in given)
-        steps: Steps = InstalledSteps(python.absolute()) if python else ForkedSteps()
-        result = runner.run_job(compiled, root, steps, parameters, lambda name, run: _show(console, name, run))
+        result = runner.run_job(compiled, root, steps_of(python), parameters, show_task)
     except ValueError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
@@ -53,7 +51,14 @@ def _split(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _show(console: Console, name: str, run: runner.TaskRun) -> None:
+def steps_of(python: Path | None) -> Steps:
+    """How to run steps: from the environment of an interpreter, or without one as forks of this process."""
+    return InstalledSteps(python.absolute()) if python else ForkedSteps()
+
+
+def show_task(name: str, run: runner.TaskRun) -> None:
+    """Prints what became of a task."""
+    console = Console(highlight=False, soft_wrap=True)
     seconds = sum(step.seconds for step in run.steps)
     peak = max((step.peak_bytes for step in run.steps), default=0)
     figures = f"{seconds:6.1f} s  {peak / 1e6:5.0f} MB" if run.steps else " " * 18

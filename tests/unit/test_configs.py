@@ -25,5 +25,5 @@ def test_a_typo_is_refused_with_file_line_and_field(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "gate.pbtxt").write_text("slicing_specs {}\nmetric_specs {}\n")
     monkeypatch.setattr(configs, "ROOT", tmp_path / "configs")
-    with pytest.raises(ValueError, match=r"configs/gate.pbtxt is not a tfma.EvalConfig: line 2:.*metric_specs"):
+    with pytest.raises(ValueError, match=r"gate is not a tfma.EvalConfig: line 2:.*metric_specs"):
         configs.eval_config("gate")
