@@ -17,7 +17,7 @@ def test_every_config_is_loaded_and_can_gate(path):
 
 
 def test_an_unknown_config_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"no config 'digits/nope'; there are: digits/float_gate, digits/mobile_gate"):
+    with pytest.raises(ValueError, match=r"no config 'digits/nope'; give the path .*: digits/float_gate, digits/mobile_gate"):
         configs.eval_config("digits/nope")
 
 
