@@ -29,7 +29,8 @@ UV := .tools/uv/bin/uv
 METADATA := .tools/metadata
 BROWSER := .tools/browser
 FIREBASE := .tools/firebase
-STORAGE_2 := .tools/storage-2
+STORAGE_3 := .tools/storage-3
+CONTAINER := .tools/container
 RUN := TF_CPP_MIN_LOG_LEVEL=3 $(PY) -W ignore::FutureWarning:google
 
 # The first interpreter of the wanted version among PATH, pyenv and uv. pyenv's shims exist for versions that are
@@ -46,7 +47,7 @@ find_python() { \
 }
 endef
 
-.PHONY: help setup demo test test-fast test-report test-wheel test-1.21 test-storage-2 check format lock bench clean
+.PHONY: help setup demo run-ir test test-fast test-report test-wheel test-1.21 test-storage-3 check format lock bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -105,13 +106,13 @@ $(FIREBASE)/.complete: requirements/firebase.txt | $(UV)
 	$(UV) pip install --quiet --python $(FIREBASE) --require-hashes --no-deps --compile-bytecode \
 	  -r requirements/firebase.txt; \
 	touch $@
-# The release store knows neither TFX nor TensorFlow, so the older client of Cloud Storage needs no lane of its own.
-$(STORAGE_2)/.complete: requirements/storage-2.txt | $(UV)
+# The release store knows neither TFX nor TensorFlow, so the newer client of Cloud Storage needs no lane of its own.
+$(STORAGE_3)/.complete: requirements/storage-3.txt | $(UV)
 	@$(FIND_PYTHON); python=$$(find_python $(PYTHON_VERSION)) || exit 1; \
-	echo "Installing google-cloud-storage 2 (about 40 MB, once) ..."; \
-	rm -rf $(STORAGE_2); $(UV) venv --quiet --python "$$python" $(STORAGE_2) && \
-	$(UV) pip install --quiet --python $(STORAGE_2) --require-hashes --no-deps --compile-bytecode \
-	  -r requirements/storage-2.txt && touch $@
+	echo "Installing google-cloud-storage 3 (about 40 MB, once) ..."; \
+	rm -rf $(STORAGE_3); $(UV) venv --quiet --python "$$python" $(STORAGE_3) && \
+	$(UV) pip install --quiet --python $(STORAGE_3) --require-hashes --no-deps --compile-bytecode \
+	  -r requirements/storage-3.txt && touch $@
 
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links
 lock: $(UV) ## compile the hash-pinned locks of both lanes from pyproject.toml
@@ -121,9 +122,9 @@ lock: $(UV) ## compile the hash-pinned locks of both lanes from pyproject.toml
 	$(COMPILE) --python-version 3.10 --no-deps -o requirements/metadata.txt requirements/metadata.in
 	$(COMPILE) --python-version 3.10 -o requirements/browser.txt requirements/browser.in
 	$(COMPILE) --python-version 3.10 -o requirements/firebase.txt requirements/firebase.in
-	$(COMPILE) --python-version 3.10 -o requirements/storage-2.txt requirements/storage-2.in
-	$(COMPILE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 --group dev -c requirements/lane-1.16.in -o requirements/tfx-1.16.txt pyproject.toml
-	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_39 --group dev -c requirements/lane-1.21.in -o requirements/tfx-1.21.txt pyproject.toml
+	$(COMPILE) --python-version 3.10 -o requirements/storage-3.txt requirements/storage-3.in
+	$(COMPILE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 --group dev --extra kubeflow -c requirements/lane-1.16.in -o requirements/tfx-1.16.txt pyproject.toml
+	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_39 --group dev --extra kubeflow -c requirements/lane-1.21.in -o requirements/tfx-1.21.txt pyproject.toml
 
 demo: setup ## digits in, a verified on-device release out; a second run compares with the first's release
 	@$(RUN) -m pipelines.demo $(ARGS)
@@ -151,19 +152,35 @@ test-wheel: setup ## build the wheel, install it elsewhere and run the contract 
 	wheel="$$PWD/.tools/wheel/bin/python"; cd "$$elsewhere"; \
 	TF_CPP_MIN_LOG_LEVEL=3 "$$wheel" -m pytest -q -p no:cacheprovider --rootdir "$$elsewhere" -W ignore::FutureWarning contract
 
+run-ir: setup ## compile the digits pipeline for Kubeflow and run what comes out here; WHEEL=1 as containers would
+	@if [ -n "$(WHEEL)" ]; then $(MAKE) --no-print-directory $(CONTAINER)/.complete; fi; \
+	$(RUN) -m pipelines.run_ir.digits $(if $(WHEEL),--wheel $(CONTAINER)/bin/python) $(ARGS)
+
+# What a container holds: the wheel, the lock, and the user's code in a folder of its own.
+$(CONTAINER)/.complete: $(LOCK) $(shell find components pipelines configs -name '*.py' -o -name '*.pbtxt' -o -name '*.yaml') | $(UV)
+	@rm -rf $(CONTAINER) dist; \
+	$(UV) build --quiet --python $(PY) --build-constraints requirements/build.txt --wheel --out-dir dist .; \
+	$(UV) venv --quiet --python $(PY) $(CONTAINER); \
+	$(UV) pip install --quiet --python $(CONTAINER) --require-hashes --no-deps --compile-bytecode --link-mode hardlink \
+	  --build-constraints requirements/build.txt -r $(LOCK); \
+	$(UV) pip install --quiet --python $(CONTAINER) --no-deps dist/*.whl; \
+	mkdir $(CONTAINER)/app; cp -r pipelines configs $(CONTAINER)/app/; \
+	echo "$$PWD/$(CONTAINER)/app" > "$$(echo $(CONTAINER)/lib/python*/site-packages)/app.pth"; \
+	touch $@
+
 test-1.21: ## the suite on TFX 1.21; skipped where glibc is too old for it
 	@glibc=$$(ldd --version 2>/dev/null | awk 'NR == 1 {print $$NF}'); \
 	if [ "$$(printf '%s\n' $(GLIBC_1.21) "$${glibc:-0}" | sort -V | head -1)" != "$(GLIBC_1.21)" ]; then \
 	  echo "SKIPPED: TFX 1.21 needs glibc $(GLIBC_1.21) or newer, this system has $${glibc:-no glibc}."; \
 	else $(MAKE) test LANE=1.21; fi
 
-STORAGE_2_TESTS := tests/unit/test_fake_cloud_storage.py tests/unit/test_cloud_storage_store.py tests/unit/test_releases.py \
+STORAGE_3_TESTS := tests/unit/test_fake_cloud_storage.py tests/unit/test_cloud_storage_store.py tests/unit/test_releases.py \
   tests/faults/test_cloud_storage.py
-test-storage-2: ## the release store on google-cloud-storage 2, which tfx[kfp] 1.16 gets
-	@if ! reason=$$($(MAKE) --no-print-directory $(STORAGE_2)/.complete 2>&1); then \
-	  echo "SKIPPED: google-cloud-storage 2 cannot be installed here: $$reason"; \
-	else PYTHONPATH=components $(STORAGE_2)/bin/python -W ignore::FutureWarning:google -m pytest -q -n 2 --dist loadfile \
-	  -p no:cacheprovider $(if $(ARGS),$(ARGS),$(STORAGE_2_TESTS)); fi
+test-storage-3: ## the release store on google-cloud-storage 3, which TFX gets without kfp
+	@if ! reason=$$($(MAKE) --no-print-directory $(STORAGE_3)/.complete 2>&1); then \
+	  echo "SKIPPED: google-cloud-storage 3 cannot be installed here: $$reason"; \
+	else PYTHONPATH=components $(STORAGE_3)/bin/python -W ignore::FutureWarning:google -m pytest -q -n 2 --dist loadfile \
+	  -p no:cacheprovider $(if $(ARGS),$(ARGS),$(STORAGE_3_TESTS)); fi
 
 check: setup ## lint, types, import rules
 	$(VENV)/bin/ruff check .
@@ -179,4 +196,4 @@ bench: setup ## the comparisons the README reports; results go to benchmarks/res
 	@for script in benchmarks/*.py; do $(RUN) "$$script" || exit 1; done
 
 clean: ## remove environments and everything generated
-	rm -rf .venv* .tools dist build demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv* .tools dist build demo-output run-ir-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,13 @@ from tfx.components import (
     Transform,
 )
 from tfx.dsl.components.common import resolver
+from tfx.dsl.experimental.conditionals.conditional import Cond
 from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
+from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, trainer_pb2
 from tfx.types import Channel
+from tfx.types.channel import ChannelWrappedPlaceholder
 from tfx.types.standard_artifacts import Model, ModelBlessing
 
 from tfx_mobile import (
@@ -39,7 +43,7 @@ def create_pipeline(
     *,
     pipeline_name: str,
     pipeline_root: str,
-    examples_dir: str,
+    examples_dir: str | RuntimeParameter,
     preprocessing_fn: str,
     run_fn: str,
     train_steps: int,
@@ -48,11 +52,13 @@ def create_pipeline(
     recipes: Sequence[str | ConversionRecipe],
     calibration: CalibrationSpec,
     model_name: str,
-    channel: str,
+    channel: str | RuntimeParameter,
     destinations: Sequence[Any],
     budget: Budget | None = None,
     production: ProductionModel | None = None,
     qat_run_fn: str | None = None,
+    span_pattern: str | None = None,
+    conditional_push: bool = False,
     metadata_connection_config: Any = None,
     beam_pipeline_args: Sequence[str] = _IN_THIS_PROCESS,
     enable_cache: bool = True,
@@ -78,6 +84,10 @@ def create_pipeline(
             model only.
         qat_run_fn: Import path of the callback of a second Trainer, `qat_trainer`, which makes the float model's
             quantization-aware twin for recipes with `quantization_aware`; None for no twin.
+        span_pattern: Files of one span below `examples_dir`, such as `span-{SPAN}/*`; the newest span is taken. None
+            takes all files.
+        conditional_push: Whether MobilePusher is skipped when nothing was blessed, so that the run shows it; otherwise
+            it runs and reports `not_blessed`.
         metadata_connection_config: ML Metadata store; None where the runner brings its own.
         beam_pipeline_args: How Beam runs.
         enable_cache: Whether an unchanged step is served from the cache.
@@ -86,8 +96,14 @@ def create_pipeline(
         example_gen_pb2.SplitConfig.Split(name="train", hash_buckets=3),
         example_gen_pb2.SplitConfig.Split(name="eval", hash_buckets=1),
     ]
+    spans = (
+        example_gen_pb2.Input(splits=[example_gen_pb2.Input.Split(name="all", pattern=span_pattern)])
+        if span_pattern
+        else None
+    )
     example_gen = ImportExampleGen(
         input_base=examples_dir,
+        input_config=spans,
         output_config=example_gen_pb2.Output(split_config=example_gen_pb2.SplitConfig(splits=splits)),
     )
     examples = example_gen.outputs["examples"]
@@ -150,15 +166,20 @@ def create_pipeline(
         budget=budget,
         production=production,
     )
-    pusher = MobilePusher(
-        model=quantization_evaluator.outputs["blessed_model"],
-        blessing=quantization_evaluator.outputs["blessing"],
-        model_blessing=evaluator.outputs["blessing"],
-        evaluation=quantization_evaluator.outputs["evaluation"],
-        model_name=model_name,
-        channel=channel,
-        destinations=destinations,
-    )
+    # `future()` would name the channel `_QuantizationEvaluator.blessing`. Compiled for Kubeflow, the pusher has no
+    # input of that name, as it is wired to the channel already, and the condition would look at nothing.
+    blessing = ChannelWrappedPlaceholder(quantization_evaluator.outputs["blessing"], key="blessing", index=0)
+    blessed = blessing.custom_property("blessed") == 1
+    with Cond(blessed) if conditional_push else contextlib.nullcontext():
+        pusher = MobilePusher(
+            model=quantization_evaluator.outputs["blessed_model"],
+            blessing=quantization_evaluator.outputs["blessing"],
+            model_blessing=evaluator.outputs["blessing"],
+            evaluation=quantization_evaluator.outputs["evaluation"],
+            model_name=model_name,
+            channel=channel,
+            destinations=destinations,
+        )
     return Pipeline(
         pipeline_name=pipeline_name,
         pipeline_root=pipeline_root,

@@ -1,0 +1,129 @@
+"""One container: its command, run where it can be watched."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+#: TFX's entry points; a forked step runs no other.
+ENTRY_POINTS = (
+    "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor",
+    "tfx.orchestration.kubeflow.v2.file_based_example_gen.driver",
+)
+
+
+@dataclass(frozen=True)
+class StepRun:
+    """What became of a command.
+
+    Attributes:
+        exit_code: Negative for a signal.
+        seconds: How long it took.
+        peak_bytes: The largest resident set of its process.
+    """
+
+    exit_code: int
+    seconds: float
+    peak_bytes: int
+
+
+class Steps(Protocol):
+    """A way to run containers."""
+
+    def run(self, command: Sequence[str], log: Path) -> StepRun:
+        """Runs a command, which begins with `python -m`; everything it prints goes to `log`."""
+        ...
+
+
+class ForkedSteps:
+    """Every step in a fork of this process, which has TFX imported already: fast.
+
+    A step sees what this process sees, so this does not show that a container would find every module.
+    """
+
+    def __init__(self) -> None:
+        for module in ENTRY_POINTS:
+            __import__(module)
+
+    def run(self, command: Sequence[str], log: Path) -> StepRun:
+        """See Steps."""
+        python, dash_m, module, *arguments = command
+        if (python, dash_m) != ("python", "-m") or module not in ENTRY_POINTS:
+            raise ValueError(
+                f"{' '.join(command[:3])} is no entry point of TFX; run it from a wheel instead (--wheel)."
+            )
+
+        def child() -> None:
+            from absl import flags
+
+            os.chdir("/")
+            entry_point = sys.modules[module]
+            flags.FLAGS.unparse_flags()
+            entry_point.main(entry_point._parse_flags([module, *arguments]))
+
+        started = time.monotonic()
+        return _wait(_fork(child, log), started)
+
+
+class InstalledSteps:
+    """Every step a process of its own, started from an environment into which the wheel is installed: true.
+
+    Args:
+        python: That environment's interpreter. The process starts in the root folder and with no PYTHONPATH, so it sees
+            nothing of this checkout.
+    """
+
+    def __init__(self, python: Path) -> None:
+        self._python = python
+
+    def run(self, command: Sequence[str], log: Path) -> StepRun:
+        """See Steps."""
+        if command[0] != "python":
+            raise ValueError(f"{command[0]!r} is not python; a container of TFX starts with it.")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        environment.pop("VIRTUAL_ENV", None)
+
+        def child() -> None:
+            os.chdir("/")
+            os.execve(self._python, [str(self._python), *command[1:]], environment)
+
+        started = time.monotonic()
+        return _wait(_fork(child, log), started)
+
+
+def _fork(child: object, log: Path) -> int:
+    """Forks; the child writes to `log` and leaves without a word to the code above."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        # Whatever stood in their place writes somewhere else.
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
+        child()  # type: ignore[operator]
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return 0  # not reached
+
+
+def _wait(pid: int, started: float) -> StepRun:
+    _, status, usage = os.wait4(pid, 0)
+    return StepRun(os.waitstatus_to_exitcode(status), time.monotonic() - started, usage.ru_maxrss * 1024)

@@ -1,0 +1,28 @@
+"""Components that do next to nothing, for pipelines whose order, conditions and failures are what is tested."""
+
+from pathlib import Path
+
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.orchestration.kubeflow.decorators import exit_handler
+from tfx.types.standard_artifacts import Model, ModelBlessing
+
+
+@component
+def Make(blessed: Parameter[int], model: OutputArtifact[Model], blessing: OutputArtifact[ModelBlessing]) -> None:
+    for artifact in (model, blessing):
+        Path(artifact.uri).mkdir(parents=True)
+    blessing.set_int_custom_property("blessed", blessed)
+
+
+@component
+def Use(model: InputArtifact[Model], seen: OutputArtifact[Model], fail: Parameter[int] = 0) -> None:
+    Path(seen.uri).mkdir(parents=True)
+    seen.set_string_custom_property("uri_seen", model.uri)
+    if fail:
+        raise RuntimeError("told to fail")
+
+
+@exit_handler
+def Tell(final_status: Parameter[str], file: Parameter[str]) -> None:
+    Path(file).write_text(final_status)
