@@ -322,7 +322,7 @@ class TestDemo:
             next(line.split()[1].rstrip(",") for line in printed.splitlines() if line.startswith("Blessed"))
         ]
 
-    def test_report_and_release_can_be_found_and_a_device_uses_it(self, printed):
+    def test_report_and_release_can_be_found_and_a_device_uses_it(self, runs, printed):
         report = next(line.split()[1] for line in printed.splitlines() if line.startswith("Report"))
         assert Path(report).is_file()
         assert "Release" in printed
