@@ -7,8 +7,9 @@ import datetime
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -23,6 +24,7 @@ from tfx_mobile.release_store.cloud_storage_store import EMULATOR_VARIABLE, Clou
 from tfx_mobile.release_store.delivery import OpenDestination, deliver
 from tfx_mobile.release_store.destinations import CloudStorageDestination
 from tfx_mobile.release_store.names import channel_path
+from tfx_mobile.release_store.operations import rollback
 from tfx_mobile.release_store.publishing import plan, publish
 from tfx_mobile.release_store.reading import resolve
 
@@ -544,9 +546,14 @@ def test_a_proxy_of_the_surroundings_is_not_used_for_a_fake(
 
 def traffic(fake: FakeCloudStorage, data: bytes) -> tuple[PushReceipt, dict[str, int], int]:
     """A push as the component makes it: its receipt, its requests by kind, and the bytes of their bodies."""
+    return counted(fake, lambda opened: deliver([opened], push_of(data))[0])
+
+
+def counted(fake: FakeCloudStorage, act: Callable[[OpenDestination], Any]) -> tuple[Any, dict[str, int], int]:
+    """An act as a process of its own makes it: what it returns, its requests by kind, and the bytes of their bodies."""
     first, before = fake.num_requests, fake.bytes_received
     destination = CloudStorageDestination(bucket=BUCKET, prefix="mobile")
-    (receipt,) = deliver([OpenDestination(destination, destination.open_store(), None)], push_of(data))
+    receipt = act(OpenDestination(destination, destination.open_store(), None))
     kinds = {"list": 0, "metadata": 0, "download": 0, "upload": 0}
     for request in fake.requests[first:]:
         if request.path.startswith("/upload/"):
@@ -577,6 +584,12 @@ def test_figures(fake: FakeCloudStorage, record_property) -> None:
     record_property("second_push", json.dumps({"requests": kinds, "body_bytes": sent}))
     assert receipt.status == "pushed"
     assert kinds == {"list": 0, "metadata": 9, "download": 3, "upload": 3}
+
+    receipt, kinds, sent = counted(fake, lambda opened: rollback(opened, MODEL, CHANNEL))
+    record_property("rollback", json.dumps({"requests": kinds, "body_bytes": sent}))
+    assert (receipt.status, receipt.sha256) == ("done", sha256_of(model))
+    assert kinds == {"list": 0, "metadata": 4, "download": 4, "upload": 1}
+    assert sent < 4096
 
     _, kinds, _ = traffic(fake, LARGE)
     assert kinds["upload"] == 5

@@ -15,6 +15,7 @@ from tests.fakes.object_store import BUCKET, PREFIX, AzureBlobServer, ObjectStor
 from tests.fakes.releases import CHANNEL, MODEL, model_bytes, push_of
 from tfx_mobile.release_store.delivery import deliver, open_destinations
 from tfx_mobile.release_store.destinations import ObjectStoreDestination, destinations_to_json, parse_destinations
+from tfx_mobile.release_store.operations import rollback
 from tfx_mobile.release_store.reading import resolve
 from tfx_mobile.release_store.signing import NO_KEYS
 
@@ -161,8 +162,14 @@ def test_the_figures_of_the_documentation(kind: type[ObjectStoreServer]) -> None
             counts = (server.num_requests - requests, len(server.mutations) - mutations)
             figures.append((*counts, server.bytes_received - received))
             sizes = len(model_bytes(seed))
+        requests, mutations, received = server.num_requests, len(server.mutations), server.bytes_received
+        (opened,) = open_destinations([destination_at(server)], NO_KEYS)
+        assert rollback(opened, MODEL, CHANNEL).status == "done"
+        counts = (server.num_requests - requests, len(server.mutations) - mutations)
+        assert counts == (7, 3)
+        assert server.bytes_received - received < 3000
         (first, second, unchanged) = figures
-        assert (first[:2], second[:2], unchanged) == ((15, 6), (14, 5), (6, 0, 0))
+        assert (first[:2], second[:2], unchanged) == ((21, 6), (14, 5), (6, 0, 0))
         assert sizes < first[2] < sizes + 3000
 
 
