@@ -47,7 +47,7 @@ def interval(sample: PairedSample, level: float) -> Interval | None:
     reach = _reach(sample, level)
     if reach is None:
         return None
-    unseen = _unseen(sample, n, level)
+    unseen = _unseen(sample, _units(sample, n), level)
     below, above = (max(distance, unseen) for distance in reach)
     return Interval(change - below, change + above, "paired_bootstrap")
 
@@ -74,8 +74,12 @@ def examples_needed(sample: PairedSample, limit: float, level: float) -> int | N
     if (reaches := _reach(sample, level)) is None:
         return None
     distance = abs(change - limit)
-    reach = reaches[0] if limit < change else reaches[1]
-    return _smallest(lambda size: max(reach * math.sqrt(n / size), _unseen(sample, size, level)) <= distance, n)
+    reach, units = reaches[0] if limit < change else reaches[1], _units(sample, n) / n
+
+    def decides(size: int) -> bool:
+        return max(reach * math.sqrt(n / size), _unseen(sample, size * units, level)) <= distance
+
+    return _smallest(decides, n)
 
 
 def tango(gained: float, lost: float, num_examples: int, level: float) -> tuple[float, float]:
@@ -135,8 +139,8 @@ def _reach(sample: PairedSample, level: float) -> tuple[float, float] | None:
     outwards for few examples by Student's t (Hesterberg, "What Teachers Should Know About the Bootstrap", The American
     Statistician 69, 2015: the expanded percentile interval).
     """
-    n = sample.num_examples
-    if n is None or n < 2 or sample.replicates is None or len(sample.replicates) <= 2 * _TAIL_REPLICATES:
+    n = _units(sample, sample.num_examples or 0)
+    if n < 2 or sample.replicates is None or len(sample.replicates) <= 2 * _TAIL_REPLICATES:
         return None
     wanted = -float(special.stdtrit(n - 1, (1 - level) / 2)) * math.sqrt(n / (n - 1))
     used = min(wanted, -float(special.ndtri(_TAIL_REPLICATES / len(sample.replicates))))
@@ -148,13 +152,18 @@ def _reach(sample: PairedSample, level: float) -> tuple[float, float] | None:
     return (below, above) if math.isfinite(below) and math.isfinite(above) else None
 
 
+def _units(sample: PairedSample, num_examples: int) -> int:
+    """On how many examples the metric rests."""
+    return num_examples if sample.rarest is None else sample.rarest
+
+
 def _quantile(replicates: npt.NDArray[Any], share: float) -> float:
     """The lower quantile; a replicate without a value could have been anything, and counts as the lowest."""
     values = np.where(np.isfinite(replicates), replicates, -np.inf)
     return float(np.quantile(values, share, method="inverted_cdf"))
 
 
-def _unseen(sample: PairedSample, num_examples: int, level: float) -> float:
+def _unseen(sample: PairedSample, num_examples: float, level: float) -> float:
     """The least half width where examples change rarely, as scores that are 0 or 1 do, and so hardly spread.
 
     A replicate in which nothing changed shows that only a handful of examples did. A bootstrap knows no others, so

@@ -26,6 +26,8 @@ class PairedSample:
         replicates: float64 [B], the change in each replicate of a Poisson bootstrap that draws the same examples for
             both models, NaN where a replicate drew none that the metric is defined on; None if the metric has no
             vectorised path, or if `gained` and `lost` say all there is.
+        rarest: For an area under a curve, how many examples of the rarer class the replicates draw from: it is as sure
+            as those few. None of other metrics, which rest on all examples.
     """
 
     variant: str
@@ -38,3 +40,4 @@ class PairedSample:
     gained: int | None = None
     lost: int | None = None
     replicates: npt.NDArray[Any] | None = None
+    rarest: int | None = None

@@ -93,6 +93,7 @@ def read_paired(uri: str, plan: Plan, metrics: Sequence[ModelMetrics]) -> tuple[
                     reference_value=value(found.get("reference_value"), one.reference, one.words, place),
                     gained=found.get("gained"),
                     lost=found.get("lost"),
+                    rarest=found.get("rarest"),
                     replicates=None if replicates is None else np.frombuffer(base64.b64decode(replicates), "<f8"),
                 )
             )

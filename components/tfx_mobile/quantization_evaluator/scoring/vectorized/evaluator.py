@@ -25,6 +25,7 @@ from tensorflow_model_analysis.slicer import slicer_lib
 from tfx_mobile.quantization_evaluator.judging.gates import slice_in_words
 from tfx_mobile.quantization_evaluator.scoring.prediction import keep_all_finite
 from tfx_mobile.quantization_evaluator.scoring.vectorized import bootstrap, rows, statistics
+from tfx_mobile.quantization_evaluator.scoring.vectorized.areas import Sample
 from tfx_mobile.quantization_evaluator.scoring.vectorized.plan import Plan
 from tfx_mobile.quantization_evaluator.scoring.vectorized.rows import RowBatch
 from tfx_mobile.quantization_evaluator.scoring.vectorized.slices import SliceKey, Slicer
@@ -90,7 +91,7 @@ class _Evaluate(beam.PTransform):
         if plan.comparisons:
             _ = (
                 computed
-                | "ComparePairs" >> beam.Map(_paired_record, plan)
+                | "ComparePairs" >> beam.Map(_paired_record, plan, self._replicates)
                 | "WritePairs" >> beam.ParDo(_WriteLines(self._paired_path))
             )
         return dict(combined)
@@ -130,6 +131,7 @@ class _SumUpRows(beam.DoFn):
             one.setup()
         self._slicer = Slicer(self._config)
         self._bootstrapped = self._plan.bootstrapped()
+        self._sampled = self._plan.sampled()
 
     def start_bundle(self) -> None:
         self._waiting: list[_Part] = []
@@ -140,7 +142,7 @@ class _SumUpRows(beam.DoFn):
         values: dict[str, Any] = {"example weight": extracts.get(tfma.EXAMPLE_WEIGHTS_KEY)}
         if self._plan.needs_labels:
             values |= {"label": extracts.get(tfma.LABELS_KEY), "prediction": extracts[tfma.PREDICTIONS_KEY]}
-        if self._bootstrapped:
+        if self._bootstrapped or self._sampled:
             values["hash"] = bootstrap.hashes(examples)
         self._waiting.append(_Part(values, self._slicer.slice_rows(extracts, count), count))
         step = min(_ROWS, max(1, _BYTES // max(1, rows.bytes_per_row(values))))
@@ -187,6 +189,7 @@ class _SumUpRows(beam.DoFn):
         drawn = self._compare(table, batch)
         weights = bootstrap.poisson_weights(values["hash"], self._replicates) if drawn else None
         entries = {n: self._entries(n, batch) for n in plan.histograms()}
+        sampled = {n: rows_of for n in self._sampled if (rows_of := self._sampled_rows(n, batch)) is not None}
 
         order = np.lexsort((in_slice, numbers))
         in_slice, numbers = in_slice[order], numbers[order]
@@ -201,6 +204,7 @@ class _SumUpRows(beam.DoFn):
                     total,
                     {n: _buckets_of(members, *entry) for n, entry in entries.items()},
                     {} if weights is None else _replicates(weights[members], table[members], drawn, plan),
+                    {n: Sample.of(values["hash"][members], found[members]) for n, found in sampled.items()},
                 ),
             )
 
@@ -208,6 +212,11 @@ class _SumUpRows(beam.DoFn):
         histogram = self._plan.statistics[number]
         assert isinstance(histogram, statistics.Histogram)  # noqa: S101
         return histogram.entries(batch)
+
+    def _sampled_rows(self, number: int, batch: RowBatch) -> Array | None:
+        histogram = self._plan.statistics[number]
+        assert isinstance(histogram, statistics.Histogram)  # noqa: S101
+        return histogram.sampled(batch)
 
     def _compare(self, table: Array, batch: RowBatch) -> list[int]:
         """Fills the columns of gained and lost examples; returns the statistics that need replicates."""
@@ -276,9 +285,9 @@ def _is_large(keyed: tuple[SliceKey, State], smallest: int) -> bool:
     return keyed[1].num_examples >= smallest
 
 
-def _paired_record(computed: tuple[SliceKey, State, dict[Any, Any]], plan: Plan) -> bytes:
+def _paired_record(computed: tuple[SliceKey, State, dict[Any, Any]], plan: Plan, replicates: int) -> bytes:
     key, state, values = computed
     message = metrics_for_slice_pb2.MetricsForSlice(slice_key=slicer_lib.serialize_slice_key(key))
     words, _ = slice_in_words(message)
-    record = {"slice": words, "num_examples": state.num_examples, "samples": plan.samples(state, values)}
+    record = {"slice": words, "num_examples": state.num_examples, "samples": plan.samples(state, values, replicates)}
     return json.dumps(record).encode()

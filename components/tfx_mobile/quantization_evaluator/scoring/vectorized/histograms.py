@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tensorflow_model_analysis.metrics import binary_confusion_matrices, calibration_histogram
 
 _EPSILON = 1e-7  # as in binary_confusion_matrices
@@ -35,16 +36,11 @@ class MatricesOfHistogram:
     def result(self, metrics: Mapping[Any, Any]) -> dict[Any, Any]:
         """The confusion matrices at the thresholds."""
         thresholds = np.array(self._thresholds)
-        edges = np.where(thresholds == 0, 0, thresholds + _EPSILON)
-        # Buckets hold what is at least their left edge, a matrix what is above its threshold.
-        first = int(thresholds[0] >= 0)
-        edges = np.concatenate([[-_EPSILON] * first, edges, [1 + _EPSILON] * int(thresholds[-1] < 1)])
+        first, edges = self._edges()
         buckets = metrics[self._histogram_key]
         numbers = np.array([bucket.bucket_id for bucket in buckets], np.float64)
         sums = np.array([(bucket.weighted_labels, bucket.weighted_examples) for bucket in buckets]).reshape(-1, 2)
-        count = calibration_histogram.DEFAULT_NUM_BUCKETS
-        values = np.where(numbers == 0, -np.inf, np.where(numbers > count, np.inf, (numbers - 1) / count))
-        places = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 1)
+        places = self.places(numbers)
         positive = np.bincount(places, sums[:, 0], len(edges))
         negative = np.bincount(places, sums[:, 1] - sums[:, 0], len(edges))
         offset = int(len(edges) > 1 and (first or len(thresholds) == 1))
@@ -56,6 +52,22 @@ class MatricesOfHistogram:
         tp, fp = np.where(beyond, 0, tp), np.where(beyond, 0, fp)
         lists = (values.tolist() for values in (tp, tn, fp, fn))
         return dict.fromkeys(self.keys, binary_confusion_matrices.Matrices(self._thresholds, *lists))
+
+    def places(self, buckets: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Between which thresholds buckets lie: numbers that grow with the prediction, of the shape of `buckets`."""
+        _, edges = self._edges()
+        count = calibration_histogram.DEFAULT_NUM_BUCKETS
+        values = np.where(buckets == 0, -np.inf, np.where(buckets > count, np.inf, (buckets - 1) / count))
+        places: npt.NDArray[np.int64] = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 1)
+        return places
+
+    def _edges(self) -> tuple[int, npt.NDArray[Any]]:
+        """Whether there is an edge below the thresholds; and the edges."""
+        thresholds = np.array(self._thresholds)
+        edges = np.where(thresholds == 0, 0, thresholds + _EPSILON)
+        # Buckets hold what is at least their left edge, a matrix what is above its threshold.
+        first = int(thresholds[0] >= 0)
+        return first, np.concatenate([[-_EPSILON] * first, edges, [1 + _EPSILON] * int(thresholds[-1] < 1)])
 
 
 def replace(computation: Any, histogram_key: Any) -> Any:

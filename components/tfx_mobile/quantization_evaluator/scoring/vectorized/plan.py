@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.api import types
-from tensorflow_model_analysis.metrics import metric_specs, metric_types
+from tensorflow_model_analysis.metrics import confusion_matrix_metrics, metric_specs, metric_types
 
 from tfx_mobile.quantization_evaluator.judging.gates import metric_in_words
-from tfx_mobile.quantization_evaluator.scoring.vectorized import histograms, statistics
+from tfx_mobile.quantization_evaluator.scoring.vectorized import areas, histograms, statistics
 from tfx_mobile.quantization_evaluator.scoring.vectorized.combiners import statistic_of
 from tfx_mobile.quantization_evaluator.scoring.vectorized.rows import Columns
 from tfx_mobile.quantization_evaluator.scoring.vectorized.state import State
@@ -36,6 +36,7 @@ class Metric:
         derived: TFMA's computations that make it of them, in order; empty if a statistic gives the value.
         zero_or_one: Whether the metric may be the mean of a 0 or 1 per example.
         replicable: Whether it can be computed in each replicate of a bootstrap.
+        curve: `ROC` or `PR` if it is the area under one, which is replicated from a sample; else None.
     """
 
     key: Any
@@ -43,6 +44,7 @@ class Metric:
     derived: tuple[Any, ...]
     zero_or_one: bool
     replicable: bool
+    curve: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,13 @@ class Plan:
                 differences[key.make_diff_key()] = value - baseline
         return found | differences
 
-    def samples(self, state: State, values: Mapping[Any, Any]) -> list[dict[str, Any]]:
+    def samples(self, state: State, values: Mapping[Any, Any], number: int) -> list[dict[str, Any]]:
         """The comparisons of a slice, as JSON: the fields of a PairedSample that are known here.
 
         Args:
             state: The slice's state.
             values: Its values, as in `values`.
+            number: How many replicates there are.
         """
         replicated: dict[Any, Array | None] = {}
         found = []
@@ -146,13 +149,33 @@ class Plan:
             if not np.isnan(gained_and_lost).any():
                 sample["gained"], sample["lost"] = map(int, gained_and_lost)
                 continue
+            if one.metric.curve is not None:
+                sample |= self._area_sample(one.metric, one.reference_metric, state, sample, number)
+                continue
             for metric in (one.metric, one.reference_metric):
                 if metric.key not in replicated:
                     replicated[metric.key] = self._replicated(metric, state)
             own, reference = replicated[one.metric.key], replicated[one.reference_metric.key]
             if own is not None and reference is not None:
-                sample["replicates"] = base64.b64encode((own - reference).astype("<f8").tobytes()).decode()
+                sample["replicates"] = _encoded(own - reference)
         return found
+
+    def sampled(self) -> list[int]:
+        """Numbers of the histograms that comparisons need a sample of."""
+        metrics = [metric for one in self.comparisons for metric in (one.metric, one.reference_metric) if metric]
+        return sorted({number for metric in metrics if metric.curve is not None for number in metric.statistics})
+
+    def _area_sample(
+        self, own: Metric, reference: Metric, state: State, known: Mapping[str, Any], number: int
+    ) -> dict[str, Any]:
+        """Replicates of the change of an area, and on how many examples of the rarer class they rest."""
+        samples = [state.samples.get(metric.statistics[0]) for metric in (reference, own)]
+        if own.curve is None or samples[0] is None or samples[1] is None:
+            return {}
+        placed = [sample.placed(_places(own)) for sample in samples if sample is not None]
+        change = known["value"] - known["reference_value"]
+        drawn = areas.replicates(placed[0], placed[1], own.curve, change, number)
+        return {} if drawn is None else {"replicates": _encoded(drawn[0]), "rarest": drawn[1]}
 
     def bootstrapped(self) -> list[int]:
         """Numbers of the statistics that comparisons may need replicates of."""
@@ -269,8 +292,32 @@ def _add(plan: Plan, single: Any, config: Any, known: dict[Any, int]) -> str:
                         derived=tuple(made),
                         zero_or_one=_scores(metric, parts),
                         replicable=len(parts) == 1 and not isinstance(parts[0], Histogram),
+                        curve=_curve(metric, parts, made),
                     )
     return ""
+
+
+def _curve(metric: Any, parts: Sequence[Statistic], made: Sequence[Any]) -> str | None:
+    """Under which curve the metric is the area as `areas.area` computes it; None if it is none."""
+    kinds = (confusion_matrix_metrics.AUC, confusion_matrix_metrics.AUCPrecisionRecall)
+    if type(metric) not in kinds or len(parts) != 1 or not isinstance(parts[0], Histogram):
+        return None
+    if not any(isinstance(computation, histograms.MatricesOfHistogram) for computation in made):
+        return None
+    options = metric.get_config()
+    if str(options.get("summation_method") or "interpolation").lower() != "interpolation":
+        return None
+    if options.get("top_k") is not None or options.get("class_id") is not None:
+        return None
+    return "PR" if type(metric) is kinds[1] else str(options.get("curve") or "ROC").upper()
+
+
+def _places(metric: Metric) -> Any:
+    return next(one for one in metric.derived if isinstance(one, histograms.MatricesOfHistogram)).places
+
+
+def _encoded(replicates: Array) -> str:
+    return base64.b64encode(replicates.astype("<f8").tobytes()).decode()
 
 
 def _make_metric(serialized: bytes) -> Any:

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
+from tfx_mobile.quantization_evaluator.scoring.vectorized.areas import Sample
+
 Array = npt.NDArray[Any]
 # Buckets that occur, int64 [buckets], ascending; and their sums, float64 [buckets, 3].
 Buckets = tuple[Array, Array]
@@ -26,12 +28,14 @@ class State:
         buckets: Of each histogram, by its statistic's number.
         replicates: Sums of a statistic's columns in each replicate of the bootstrap, float64 [replicates, width], by
             the statistic's number.
+        samples: Some of the examples of a histogram, by the statistic's number.
     """
 
     num_examples: int
     sums: Array
     buckets: dict[int, Buckets] = field(default_factory=dict)
     replicates: dict[int, Array] = field(default_factory=dict)
+    samples: dict[int, Sample] = field(default_factory=dict)
 
     def __add__(self, other: State) -> State:
         return State(
@@ -43,6 +47,7 @@ class State:
             },
             # What a part was not drawn for is not known of the whole.
             {n: sums + other.replicates[n] for n, sums in self.replicates.items() if n in other.replicates},
+            {n: sample + other.samples[n] for n, sample in self.samples.items() if n in other.samples},
         )
 
 

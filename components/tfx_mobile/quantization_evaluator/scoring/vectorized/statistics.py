@@ -331,6 +331,16 @@ class Histogram(Statistic):
         buckets = np.clip(position, 0, self._buckets + 1).astype(np.int64)
         return buckets, np.stack([label * weights, prediction * weights, weights], axis=2)
 
+    def sampled(self, batch: RowBatch) -> Array | None:
+        """Bucket, label and weight of each example, float64 [rows, 3]; None if an example is several pairs."""
+        label, prediction, weights = _pairs(batch, self.columns, fractional_labels=self._fractional_labels)
+        if prediction.shape[1] != 1:
+            return None
+        buckets, _ = self.entries(batch)
+        weights = np.where(self._bad(label, prediction), 0, weights)
+        rows: Array = np.concatenate([buckets, np.where(weights > 0, label, 0), weights], axis=1).astype(np.float64)
+        return rows
+
     def histogram(self, buckets: Array, sums: Array) -> dict[Any, Any]:
         """The value as TFMA has it.
 
