@@ -6,10 +6,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tfx_mobile import CloudStorageDestination, FilesystemDestination
+from tfx_mobile import CloudStorageDestination, FilesystemDestination, FirebaseMLDestination
 from tfx_mobile.release_store.destinations import destinations_to_json, parse_destinations
 
 FOLDER = FilesystemDestination(base_directory="/srv/releases")
@@ -178,3 +179,28 @@ def test_importing_a_destination_imports_neither_tfx_nor_tensorflow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        (
+            FilesystemDestination(base_directory="/srv/x"),
+            FilesystemDestination(base_directory="/srv/y/../x/"),
+            FilesystemDestination(base_directory="/srv/y"),
+        ),
+        (
+            CloudStorageDestination(bucket="my-models"),
+            CloudStorageDestination(bucket="my-models", public=True, channel_max_age_seconds=30),
+            CloudStorageDestination(bucket="my-models", prefix="beta"),
+        ),
+        (
+            FirebaseMLDestination(project_id="my-project", bucket="my-models"),
+            FirebaseMLDestination(project_id="my-project", bucket="your-models", tags=("vision",)),
+            FirebaseMLDestination(project_id="my-project", bucket="my-models", display_name="faces"),
+        ),
+    ],
+    ids=lambda destination: destination.type,
+)
+def test_two_destinations_are_one_place_if_they_would_write_the_same(one: Any, same: Any, other: Any) -> None:
+    assert one.place == same.place != other.place

@@ -51,9 +51,9 @@ class Destination(BaseModel):
         return None
 
     @property
+    @abstractmethod
     def place(self) -> str:
         """Equal for two destinations that would write the same objects, so that one is not given twice."""
-        return self.model_dump_json()
 
     def check_names(self, model_name: str, channel: str) -> None:
         """Raises a ValueError if the destination cannot use names that are valid elsewhere."""

@@ -113,6 +113,11 @@ class FirebaseMLDestination(Destination):
         """The largest file it takes, in bytes."""
         return self.max_model_bytes
 
+    @property
+    def place(self) -> str:
+        """The project, and the name it would serve the model by, whichever bucket the bytes come from."""
+        return f"Firebase ML of {self.project_id}: {self.display_name or 'the name of the model'}"
+
     def check_names(self, model_name: str, channel: str) -> None:
         """Raises a ValueError if Firebase ML allows no such name."""
         display_name_of(self.display_name or model_name, channel)
