@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tfx_mobile.errors import RecipeError
+from tfx_mobile.validation import problems_in
 
 Quantization = Literal[
     "none", "float16", "dynamic_range", "full_integer", "integer_only", "int16x8", "mixed_precision", "int4"
@@ -34,11 +35,7 @@ class _Frozen(BaseModel):
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
-    problems = "; ".join(
-        f"{'.'.join(map(str, p['loc'])) or 'value'}={p['input']!r}: {p['msg'].removeprefix('Value error, ')}"
-        for p in error.errors()
-    )
-    return f"Invalid {model.__name__}: {problems}. Its fields are {', '.join(model.model_fields)}."
+    return f"Invalid {model.__name__}: {problems_in(error)}. Its fields are {', '.join(model.model_fields)}."
 
 
 class RepairSpec(_Frozen):

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, fie
 
 from tfx_mobile.release_store.destinations import Destination, parse_destination
 from tfx_mobile.release_store.names import DEFAULT_CHANNEL, check_channel, check_model_name
+from tfx_mobile.validation import problems_in
 
 
 class ProductionModel(BaseModel):
@@ -38,12 +39,10 @@ class ProductionModel(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, p['loc']))}: {p['msg'].removeprefix('Value error, ')}" for p in error.errors()
-            )
             raise ValueError(
-                f"Invalid ProductionModel: {problems}. Write ProductionModel(destination=FilesystemDestination("
-                "base_directory='/path/of/a/folder'), model_name='digits', channel='production')."
+                f"Invalid ProductionModel: {problems_in(error)}. Write ProductionModel("
+                "destination=FilesystemDestination(base_directory='/path/of/a/folder'), model_name='digits', "
+                "channel='production')."
             ) from None
 
     @field_validator("destination", mode="before")

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from tfx_mobile.errors import SigningError
 from tfx_mobile.records import canonical_json
 from tfx_mobile.release_store.signing import Keyring, PublicKey, Signer, TrustedKeys, load_public_key, public_pem
+from tfx_mobile.validation import problems_in
 
 KEY_FILE_VARIABLE = "TFX_MOBILE_SIGNING_KEY_FILE"
 KMS_SCHEME = "gcp-kms://"
@@ -63,10 +64,7 @@ class SigningKey(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, p['loc']))}: {p['msg'].removeprefix('Value error, ')}"
-                for p in error.errors(include_input=False, include_url=False)
-            )
+            problems = problems_in(error, with_values=False)
             raise ValueError(f"Invalid {type(self).__name__}: {problems}. {_VALID}") from None
 
     @abstractmethod

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tfx_mobile.records import canonical_json
 from tfx_mobile.release_store.names import DEFAULT_CHANNEL, check_channel, check_model_name
+from tfx_mobile.validation import problems_in
 
 EXAMPLE = "RemoteConfigRollout(project_id='my-project', percent=10)"
 
@@ -57,11 +58,7 @@ class RemoteConfigRollout(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, p['loc']))}={p['input']!r}: {p['msg'].removeprefix('Value error, ')}"
-                for p in error.errors()
-            )
-            raise ValueError(f"Invalid RemoteConfigRollout: {problems}. Write {EXAMPLE}.") from None
+            raise ValueError(f"Invalid RemoteConfigRollout: {problems_in(error)}. Write {EXAMPLE}.") from None
 
     @field_validator("project_id")
     @classmethod

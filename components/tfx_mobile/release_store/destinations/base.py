@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tfx_mobile.secrets_check import refuse_secrets
+from tfx_mobile.validation import problems_in
 
 if TYPE_CHECKING:
     from tfx_mobile.release_store.signing import Keyring
@@ -39,11 +40,7 @@ class Destination(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, p['loc']))}={p['input']!r}: {p['msg'].removeprefix('Value error, ')}"
-                for p in error.errors()
-            )
-            raise ValueError(f"Invalid {type(self).__name__}: {problems}. Write {self.example}.") from None
+            raise ValueError(f"Invalid {type(self).__name__}: {problems_in(error)}. Write {self.example}.") from None
 
     @property
     def size_limit(self) -> int | None:
