@@ -208,6 +208,7 @@ def test_tfma_reads_the_evaluation(mixed):
 
 def test_the_pass_pairs_every_variant_with_the_float_model(world, tmp_path):
     import apache_beam as beam
+    import tensorflow_model_analysis as tfma
     from tfx.components.util import tfxio_utils
 
     from tfx_mobile.quantization_evaluator.scoring import evaluation, predict
@@ -219,14 +220,18 @@ def test_the_pass_pairs_every_variant_with_the_float_model(world, tmp_path):
     source = tfxio_utils.get_tfxio_factory_from_artifact(
         [world.examples], ["test"], raw_record_column_name=evaluation.RAW_RECORD_COLUMN
     )(str(Path(world.examples.uri) / "Split-eval" / "*"))
+    config = evaluations.eval_config(drop=0.02, slice_drop=0.05)
+    gate = config.metrics_specs[0].metrics[2].per_slice_thresholds.add()
+    gate.slicing_specs.extend(config.slicing_specs)
+    gate.threshold.change_threshold.direction = tfma.MetricDirection.LOWER_IS_BETTER
+    gate.threshold.change_threshold.absolute.value = 1.0
     measurement = evaluation.measure(
         lambda: beam.Pipeline(argv=["--runner=FnApiRunner", *evaluations.IN_MEMORY]),
         [source.BeamSource()],
         predict.describe_saved_model(str(world.saved_model), "serving_default", None),
         [predict.VariantFile(n, str(p), sha256_of(world.files[n]), "serving_default") for n, p in paths.items()],
-        evaluations.eval_config(drop=0.02, slice_drop=0.05),
+        config,
         str(tmp_path / "evaluation"),
-        paired_metrics=[ENTROPY],
         replicates=20,
     )
     places = ["overall", "label:0", "label:1", "label:2"]

@@ -117,7 +117,7 @@ class World:
                 components=[example_gen, model, variants, evaluator, pusher],
                 enable_cache=True,
                 metadata_connection_config=metadata.sqlite_metadata_connection_config(str(self.database)),
-                beam_pipeline_args=evaluations.IN_MEMORY,
+                beam_pipeline_args=["--runner=FnApiRunner", *evaluations.IN_MEMORY],
             )
         )
         return latest_run(self.database, NAME, "MobilePusher")

@@ -41,7 +41,7 @@ PATIENT_WITH_RIVALS = Patience(connect_seconds=10.0, read_seconds=3.0, total_sec
 PUSHERS = 8
 
 #: Requests of a second push, counted from 0.
-BLOB_UPLOAD, SWAP, SECOND_PUSH = 7, 12, 15
+BLOB_UPLOAD, SWAP, SECOND_PUSH, FIRST_PUSH = 7, 12, 15, 20
 
 FORK_SERVER = multiprocessing.get_context("forkserver")
 FORK_SERVER.set_forkserver_preload([__name__])
@@ -301,7 +301,7 @@ def die_at(endpoint: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("carried_out", [True, False])
-@pytest.mark.parametrize(("old", "least"), [((), 14), ((OLD,), SECOND_PUSH)])
+@pytest.mark.parametrize(("old", "least"), [((), FIRST_PUSH), ((OLD,), SECOND_PUSH)])
 def test_killed_at_every_request(
     old: tuple[bytes, ...], least: int, carried_out: bool, record_property: Callable[[str, object], None]
 ) -> None:
