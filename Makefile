@@ -182,7 +182,7 @@ $(CONTAINER)/.complete: $(LOCK) $(shell find components pipelines configs -name 
 	$(UV) venv --quiet --python $(PY) $(CONTAINER); \
 	$(UV) pip install --quiet --python $(CONTAINER) --require-hashes --no-deps --compile-bytecode --link-mode hardlink \
 	  --build-constraints requirements/build.txt -r $(LOCK); \
-	$(UV) pip install --quiet --python $(CONTAINER) --no-deps dist/*.whl; \
+	$(UV) pip install --quiet --python $(CONTAINER) --no-deps --compile-bytecode dist/*.whl; \
 	mkdir $(CONTAINER)/app; cp -r pipelines configs $(CONTAINER)/app/; \
 	echo "$$PWD/$(CONTAINER)/app" > "$$(echo $(CONTAINER)/lib/python*/site-packages)/app.pth"; \
 	touch $@
