@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+import itertools
 import os
 import re
 import shlex
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import click
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from pipelines import config_file, kubeflow_v2
 from tfx_mobile import __version__, secrets_check
@@ -151,7 +151,7 @@ def test_the_tag_is_the_version_and_beam_that_of_the_lock():
     assert words[words.index("--platform") + 1] == "linux/amd64"
     assert words[-2:] == ["--push", "."]
     # Every argument that the Dockerfile leaves open is given.
-    given = {word.partition("=")[0] for before, word in zip(words, words[1:], strict=False) if before == "--build-arg"}
+    given = {word.partition("=")[0] for before, word in itertools.pairwise(words) if before == "--build-arg"}
     assert {rest for rest in all_of("ARG") if "=" not in rest} <= given
 
 
@@ -244,7 +244,8 @@ def pods() -> Iterator[tuple[str, dict[str, Any]]]:
 
 PODS = dict(pods())
 #: The pipeline that the manifests run.
-PIPELINE = config_file.load(REPOSITORY / "configs" / "digits" / "self_hosted.yaml")
+PIPELINE_FILE = REPOSITORY / "configs" / "digits" / "self_hosted.yaml"
+PIPELINE = config_file.load(PIPELINE_FILE)
 
 
 def containers() -> list[dict[str, Any]]:
@@ -256,7 +257,8 @@ def containers_of(pod: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_the_kustomization_lists_every_file():
-    assert KUSTOMIZATION["resources"] and sorted(KUSTOMIZATION["resources"]) == [path.name for path in FILES]
+    assert KUSTOMIZATION["resources"]
+    assert sorted(KUSTOMIZATION["resources"]) == [path.name for path in FILES]
     assert set(KUSTOMIZATION) == {"apiVersion", "kind", "namespace", "labels", "images", "resources"}
     # One namespace, said once: a role binding that named another would grant something elsewhere.
     assert not [document for document in OBJECTS if "namespace" in document["metadata"]]
@@ -321,18 +323,21 @@ def test_accounts_exist_and_are_used_by_whom_they_are_for():
 
 
 def test_rights_in_the_cluster_are_few_and_named():
-    assert not of_kind("ClusterRole") and not of_kind("ClusterRoleBinding")
+    assert not of_kind("ClusterRole")
+    assert not of_kind("ClusterRoleBinding")
     bindings, roles = of_kind("RoleBinding"), of_kind("Role")
     assert {binding["roleRef"]["name"] for binding in bindings.values()} == set(roles)
     for binding in bindings.values():
         assert binding["roleRef"]["kind"] == "Role"
         (subject,) = binding["subjects"]
-        assert subject["kind"] == "ServiceAccount" and subject["name"] in of_kind("ServiceAccount")
+        assert subject["kind"] == "ServiceAccount"
+        assert subject["name"] in of_kind("ServiceAccount")
     for role in roles.values():
         for rule in role["rules"]:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
             if set(rule["resources"]) & {"secrets", "configmaps"}:
-                assert rule["resourceNames"] and rule["verbs"] == ["get"]
+                assert rule["resourceNames"]
+                assert rule["verbs"] == ["get"]
     # Whoever deletes releases may do nothing in the cluster.
     assert "mobile-retention" not in {subject["name"] for b in bindings.values() for subject in b["subjects"]}
 
@@ -408,7 +413,7 @@ def test_what_is_compiled_is_submitted_and_what_is_released_is_pruned():
     named = {container["name"]: container for container in containers()}
     assert option(named["submit"], "job") == option(named["compile"], "output")
     assert option(named["submit"], "config") == option(named["compile"], "config")
-    assert option(named["submit"], "config") == "/app/configs/digits/self_hosted.yaml"
+    assert option(named["submit"], "config") == f"/app/{PIPELINE_FILE.relative_to(REPOSITORY)}"
     assert PIPELINE.service_account in of_kind("ServiceAccount")
     command, name, arguments = command_of(named["prune"])
     ((destination,),) = command.make_context(name, arguments).params["destinations"]
@@ -416,12 +421,16 @@ def test_what_is_compiled_is_submitted_and_what_is_released_is_pruned():
 
 
 def test_the_pipeline_of_the_manifests_is_one_that_self_hosted_kubeflow_runs(tmp_path):
-    kubeflow_api = pytest.importorskip("pipelines.kubeflow_api")
-    compiled = importlib.import_module("pipelines.compiled")
+    submit_kfp = pytest.importorskip("pipelines.submit_kfp")
     kubeflow_v2.compile_pipeline(PIPELINE, tmp_path / "job.json")
-    job = compiled.load(tmp_path / "job.json")
-    submission = job.submission(pipeline_root=PIPELINE.pipeline_root, service_account=PIPELINE.service_account)
-    kubeflow_api.check_submission(submission, job.span_pattern)
+    arguments = [
+        f"--job={tmp_path / 'job.json'}",
+        f"--config={PIPELINE_FILE}",
+        "--host=http://127.0.0.1:1",
+        "--dry-run",
+    ]
+    done = CliRunner().invoke(submit_kfp.main, ["run", *arguments])
+    assert done.exit_code == 0, done.output
 
 
 def test_the_submitter_shows_kubeflow_the_token_that_is_mounted():
@@ -490,13 +499,18 @@ def test_no_package_registry_is_named():
         assert not hosts.search(path.read_text()), path
 
 
+README = (KUBEFLOW / "README.md").read_text()
+
+
+@pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m (pipelines\.\w+)", README))))
+def test_the_readme_runs_commands_that_exist(module):
+    assert isinstance(pytest.importorskip(module).main, click.Command)
+
+
 def test_what_the_readme_names_exists():
-    readme = (KUBEFLOW / "README.md").read_text()
-    for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", readme):
+    for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", README):
         assert "://" in link or (KUBEFLOW / link).exists(), link
-    for module in re.findall(r"python -m (pipelines\.\w+)", readme):
-        assert importlib.util.find_spec(module), module
-    for target in re.findall(r"`?\bmake ([a-z][\w-]+)", readme):
+    for target in re.findall(r"(?:`|^    )make ([a-z][\w-]+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
     for name in (*(path.name for path in FILES), "Dockerfile", "build.sh"):
-        assert name in readme, name
+        assert name in README, name
