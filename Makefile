@@ -117,7 +117,7 @@ $(LINT)/.complete: requirements/lint.txt | $(UV)
 	  -r requirements/lint.txt && touch $@
 
 lint-tools:
-	@if ! reason=$$($(MAKE) --no-print-directory $(LINT)/.complete 2>&1); then \
+	@if ! reason=$$($(MAKE) --no-print-directory $(LINT)/.complete 2>&1 | tail -n 3); then \
 	  echo "SKIPPED: the tools that check kubeflow/ cannot be installed here: $$reason"; fi
 
 # The release store knows neither TFX nor TensorFlow, so the newer client of Cloud Storage needs no lane of its own.

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from pipelines import config_file, kubeflow_v2
 from tfx_mobile import __version__, secrets_check
+from tfx_mobile.cli import COMMANDS
 from tfx_mobile.cli import main as tfx_mobile_command
 from tfx_mobile.errors import SecretParameterError
 from tfx_mobile.release_store.destinations import parse_destinations
@@ -493,7 +494,7 @@ def strings(value: Any) -> Iterator[str]:
 
 
 def test_no_package_registry_is_named():
-    # Images are built behind mirrors, too: where packages come from is the builder's configuration.
+    # As in the locks: where packages come from is the business of whoever builds.
     hosts = re.compile(r"index-url|find-links|trusted-host|https?://(?!ml-pipeline)\S*(simple|packages)", re.IGNORECASE)
     for path in (DOCKERFILE, KUBEFLOW / "build.sh", *MANIFESTS.iterdir()):
         assert not hosts.search(path.read_text()), path
@@ -512,5 +513,7 @@ def test_what_the_readme_names_exists():
         assert "://" in link or (KUBEFLOW / link).exists(), link
     for target in re.findall(r"(?:`|^    )make ([a-z][\w-]+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
+    for command in re.findall(r"`tfx-mobile ([a-z-]+)", README):
+        assert command in COMMANDS, command
     for name in (*(path.name for path in FILES), "Dockerfile", "build.sh"):
         assert name in README, name
