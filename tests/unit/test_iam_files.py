@@ -52,6 +52,28 @@ CALLS = {
         "AsymmetricSign": "cloudkms.cryptoKeyVersions.useToSign",
         "GetPublicKey": "cloudkms.cryptoKeyVersions.viewPublicKey",
     },
+    "submitter": {
+        "create_pipeline_job": "aiplatform.pipelineJobs.create",
+        "get_pipeline_job": "aiplatform.pipelineJobs.get",
+    },
+    "scheduler": {
+        "create_schedule": "aiplatform.schedules.create",
+        "delete_schedule": "aiplatform.schedules.delete",
+        "list_schedules": "aiplatform.schedules.list",
+        "pause_schedule": "aiplatform.schedules.update",
+        "resume_schedule": "aiplatform.schedules.update",
+        "update_schedule": "aiplatform.schedules.update",
+    },
+}
+#: Google's own roles that the README grants, with what they are granted on. None of them is an administrator's.
+PREDEFINED = {
+    "aiplatform.user": "project",
+    "artifactregistry.reader": "repository",
+    "dataflow.developer": "project",
+    "dataflow.worker": "project",
+    "iam.serviceAccountUser": "account",
+    "iam.workloadIdentityUser": "account",
+    "storage.objectUser": "bucket",
 }
 
 
@@ -142,6 +164,28 @@ def test_retention_deletes_and_can_add_nothing():
 @pytest.mark.parametrize("role", CALLS)
 def test_other_services_are_asked_for_what_is_called(role):
     assert set(CALLS[role].values()) == permissions(role)
+
+
+def test_vertex_is_asked_for_nothing_else():
+    vertex = pytest.importorskip("pipelines.vertex")
+    called = re.findall(r"self\._(?:pipelines|schedules)\.(\w+)\(", Path(vertex.__file__).read_text())
+    assert set(called) == {*CALLS["submitter"], *CALLS["scheduler"]}
+
+
+def test_predefined_roles_are_granted_where_they_belong():
+    readme = (IAM / "README.md").read_text().replace("\\\n", " ")
+    commands = [line for line in readme.splitlines() if re.search(r"--role=roles/", line)]
+    kinds = {"projects": "project", "iam service-accounts": "account", "storage buckets": "bucket"}
+    kinds["artifacts repositories"] = "repository"
+    granted = set()
+    for command in commands:
+        kind = re.match(r"\s+gcloud (.+) add-iam-policy-binding", command)
+        assert kind, command
+        role = re.search(r"--role=roles/(\S+)", command)[1]
+        # One command grants two roles in a loop.
+        names = ["dataflow.developer", "dataflow.worker"] if role == "$role" else [role]
+        granted |= {(name, kinds[kind[1]]) for name in names}
+    assert granted == set(PREDEFINED.items())
 
 
 def test_no_role_can_change_who_may_do_what():
