@@ -89,9 +89,26 @@ def compile_pipeline(config: PipelineConfig, output: Path, schema_version: str =
     runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(config=runner_config, output_filename=str(output))
     output.parent.mkdir(parents=True, exist_ok=True)
     job: dict[str, Any] = runner.run(create(config), write_out=False)
+    hand_parameters_on(job)
     output.write_text(json.dumps(job, indent=2, sort_keys=True) + "\n")
     parameters_file(output).write_text(json.dumps(default_parameters(config), indent=2, sort_keys=True) + "\n")
     return job
+
+
+def hand_parameters_on(job: dict[str, Any]) -> None:
+    """Gives runtime parameters to the tasks below an exit handler, in place.
+
+    With an exit handler, TFX's compiler moves all other tasks into one that holds them, and forgets to pass on what
+    they read: a task would ask its parent for a parameter that it was not given. Without an exit handler this changes
+    nothing.
+    """
+    spec = job["pipelineSpec"]
+    holder = spec["root"]["dag"]["tasks"].get("tfx-dag")
+    parameters = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    if holder is None or not parameters:
+        return
+    spec["components"]["tfx-dag"]["inputDefinitions"] = {"parameters": parameters}
+    holder["inputs"] = {"parameters": {name: {"componentInputParameter": name} for name in parameters}}
 
 
 def parameters_file(output: Path) -> Path:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from packaging.version import InvalidVersion, Version
+
+from pipelines.run_ir.ir import Job
 
 #: TFX's entry points; a forked step runs no other.
 ENTRY_POINTS = (
@@ -36,6 +42,14 @@ class StepRun:
 class Steps(Protocol):
     """A way to run containers."""
 
+    def check(self, job: Job) -> None:
+        """Makes sure that this can stand for the images of a job.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        ...
+
     def run(self, command: Sequence[str], log: Path) -> StepRun:
         """Runs a command, which begins with `python -m`; everything it prints goes to `log`."""
         ...
@@ -50,6 +64,9 @@ class ForkedSteps:
     def __init__(self) -> None:
         for module in ENTRY_POINTS:
             __import__(module)
+
+    def check(self, job: Job) -> None:
+        """See Steps. Fast mode claims nothing about an image."""
 
     def run(self, command: Sequence[str], log: Path) -> StepRun:
         """See Steps."""
@@ -82,6 +99,24 @@ class InstalledSteps:
     def __init__(self, python: Path) -> None:
         self._python = python
 
+    def check(self, job: Job) -> None:
+        """See Steps: it must hold the TFX that compiled the job and the tfx-mobile that its images are tagged with."""
+        probe = subprocess.run([self._python, "-I", "-c", _PROBE], capture_output=True, text=True, check=False)
+        if probe.returncode != 0:
+            what = probe.stderr.strip().splitlines()[-1:] or ["no reason given"]
+            raise ValueError(f"{self._python} is no environment of a container: {what[0]}. {_BUILD}")
+        found = json.loads(probe.stdout)
+        if found["editable"]:
+            raise ValueError(f"{self._python} has an editable tfx-mobile, which reads a checkout. {_BUILD}")
+        wanted = {("TFX", found["tfx"], job.tfx_version)}
+        wanted |= {("tfx-mobile", found["tfx_mobile"], tag) for tag in map(_version_tag, job.images) if tag}
+        for name, installed, compiled in sorted(wanted):
+            if Version(installed) != Version(compiled):
+                raise ValueError(
+                    f"The job was compiled for {name} {compiled}, {self._python} has {installed}. Compile it again, or "
+                    f"install that version. {_BUILD}"
+                )
+
     def run(self, command: Sequence[str], log: Path) -> StepRun:
         """See Steps."""
         if command[0] != "python":
@@ -97,7 +132,26 @@ class InstalledSteps:
         return _wait(_fork(child, log), started)
 
 
-def _fork(child: object, log: Path) -> int:
+_BUILD = "`make run-ir WHEEL=1` builds an environment as an image has it."
+
+_PROBE = """
+import importlib.metadata as m, json
+url = json.loads(m.distribution("tfx-mobile").read_text("direct_url.json") or "{}")
+editable = url.get("dir_info", {}).get("editable", False)
+print(json.dumps({"tfx": m.version("tfx"), "tfx_mobile": m.version("tfx-mobile"), "editable": editable}))
+"""
+
+
+def _version_tag(image: str) -> str | None:
+    """The tag of an image if it is a version, which is then the one of tfx-mobile; None for any other."""
+    tag = image.partition("@")[0].rpartition("/")[2].partition(":")[2]
+    try:
+        return str(Version(tag))
+    except InvalidVersion:
+        return None
+
+
+def _fork(child: Callable[[], None], log: Path) -> int:
     """Forks; the child writes to `log` and leaves without a word to the code above."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -111,7 +165,7 @@ def _fork(child: object, log: Path) -> int:
         os.dup2(descriptor, 2)
         # Whatever stood in their place writes somewhere else.
         sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
-        child()  # type: ignore[operator]
+        child()
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
