@@ -216,9 +216,7 @@ class _Run:
         self.store.add(list(outputs.values()))
         return TaskRun("SUCCEEDED", {key: [artifact] for key, artifact in outputs.items()}, values, tuple(steps), log)
 
-    def _parameters(
-        self, task: Task, done: Mapping[str, TaskRun], final_status: str | None = None
-    ) -> dict[str, Any]:
+    def _parameters(self, task: Task, done: Mapping[str, TaskRun], final_status: str | None = None) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for name, source in task.input_parameters.items():
             if "componentInputParameter" in source:
