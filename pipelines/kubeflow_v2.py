@@ -125,8 +125,10 @@ def keep_comparisons_out_of_the_cache(job: dict[str, Any]) -> None:
     holder = spec["components"].get("tfx-dag", spec["root"])
     for name, task in holder["dag"]["tasks"].items():
         executor = spec["deploymentSpec"]["executors"].get(f"{name}_executor", {})
-        is_evaluator = _EVALUATOR in executor.get("container", {}).get("args", ())
-        if is_evaluator and PRODUCTION_KEY in task.get("inputs", {}).get("parameters", {}):
+        if _EVALUATOR not in executor.get("container", {}).get("args", ()):
+            continue
+        value = task["inputs"]["parameters"].get(PRODUCTION_KEY, {}).get("runtimeValue", {})
+        if "null" not in (value.get("constant"), value.get("constantValue", {}).get("stringValue")):
             task.pop("cachingOptions", None)
 
 

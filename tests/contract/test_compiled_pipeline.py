@@ -153,3 +153,15 @@ def test_resources_of_no_component(tmp_path: Path) -> None:
     config = config.model_copy(update={"resources": {"Trainr": config_file.Resources(cpu=1, memory_gb=1)}})
     with pytest.raises(ValueError, match=r"resources\.Trainr: there is no such component; there are: ImportExampleGen"):
         kubeflow_v2.create(config)
+
+
+@pytest.mark.parametrize("schema", kubeflow_v2.SCHEMA_VERSIONS)
+@pytest.mark.parametrize("compare", [True, False])
+def test_a_comparison_with_production_is_never_served_from_the_cache(
+    tmp_path: Path, schema: str, compare: bool
+) -> None:
+    """Kubeflow runs no driver that could tell the cache which release the channel names today."""
+    config = config_file.load(kubeflow_v2.DEFAULT_CONFIG).model_copy(update={"compare_with_production": compare})
+    tasks = kubeflow_v2.compile_pipeline(config, tmp_path / "p.json", schema)["pipelineSpec"]["root"]["dag"]["tasks"]
+    assert ("cachingOptions" in tasks["QuantizationEvaluator"]) is not compare
+    assert tasks["TFLiteConverter"]["cachingOptions"] == {"enableCache": True}

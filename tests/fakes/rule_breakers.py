@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.dsl.components.base.base_component import BaseComponent
@@ -49,7 +49,8 @@ class OnBeam(BaseBeamExecutor):
     """Is specified without Beam."""
 
     def Do(self, input_dict: Any, output_dict: Any, exec_properties: Any) -> None:
-        pass
+        with self._make_beam_pipeline() as pipeline:
+            pipeline.run()
 
 
 class OtherSpec(ExecutorSpec):
@@ -57,11 +58,14 @@ class OtherSpec(ExecutorSpec):
 
 
 class TakesOneSpec(ComponentSpec):
-    """One input and a parameter of a name that the entry point changes."""
+    """A parameter of a name that the entry point changes."""
 
-    PARAMETERS = {"input_base_uri": ExecutionParameter(type=str), "seen": ExecutionParameter(type=str)}
-    INPUTS: dict[str, Any] = {}
-    OUTPUTS = {"made": ChannelParameter(type=Model)}
+    PARAMETERS: ClassVar[dict[str, Any]] = {
+        "input_base_uri": ExecutionParameter(type=str),
+        "seen": ExecutionParameter(type=str),
+    }
+    INPUTS: ClassVar[dict[str, Any]] = {}
+    OUTPUTS: ClassVar[dict[str, Any]] = {"made": ChannelParameter(type=Model)}
 
 
 class WritesParameters(BaseExecutor):

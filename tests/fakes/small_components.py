@@ -23,6 +23,11 @@ def Use(model: InputArtifact[Model], seen: OutputArtifact[Model], fail: Paramete
 
 
 @component
+def UseBlessing(blessing: InputArtifact[ModelBlessing], seen: OutputArtifact[Model]) -> None:
+    Path(seen.uri).mkdir(parents=True, exist_ok=True)
+
+
+@component
 def Count(count: OutputArtifact[Integer], share: OutputArtifact[Float]) -> None:
     count.value, share.value = 3, 0.5
 
