@@ -20,7 +20,8 @@ class Watch:
     def find_spec(self, name, path=None, target=None):
         if name in heavy and name not in asked:
             frame = sys._getframe(1)
-            while frame and frame.f_globals.get("__name__", "").startswith(("importlib", "_frozen_importlib", "__main__")):
+            skipped = ("importlib", "_frozen_importlib", "__main__")
+            while frame and frame.f_globals.get("__name__", "").startswith(skipped):
                 frame = frame.f_back
             asked[name] = frame.f_globals["__name__"] if frame else "?"
 sys.meta_path.insert(0, Watch())
