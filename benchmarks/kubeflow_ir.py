@@ -55,6 +55,7 @@ class Watched:
 
     def run(self, command: Sequence[str], log: Path):
         seen: set[int] = set()
+        before = children(os.getpid())
         done = threading.Event()
 
         def look() -> None:
@@ -68,7 +69,7 @@ class Watched:
         finally:
             done.set()
             watcher.join()
-            self.processes.append(len(seen))
+            self.processes.append(len(seen - before))
 
 
 def measure(steps, compile_, config, root: Path) -> dict:

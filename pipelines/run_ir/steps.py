@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -56,14 +57,10 @@ class Steps(Protocol):
 
 
 class ForkedSteps:
-    """Every step in a fork of this process, which has TFX imported already: fast.
+    """Every step in a fork of one process that has TFX imported already: fast.
 
-    A step sees what this process sees, so this does not show that a container would find every module.
+    A step sees the modules that this process sees, so this does not show that a container would find every module.
     """
-
-    def __init__(self) -> None:
-        for module in ENTRY_POINTS:
-            __import__(module)
 
     def check(self, job: Job) -> None:
         """See Steps. Fast mode claims nothing about an image."""
@@ -75,17 +72,38 @@ class ForkedSteps:
             raise ValueError(
                 f"{' '.join(command[:3])} is no entry point of TFX; run it from a wheel instead (--wheel)."
             )
+        server = _fork_server()
+        assert server.stdin is not None
+        assert server.stdout is not None
+        print(json.dumps({"module": module, "arguments": arguments, "log": str(log)}), file=server.stdin, flush=True)
+        answer = server.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"The process that steps are forked from ended with exit code {server.wait()}.")
+        return StepRun(**json.loads(answer))
 
-        def child() -> None:
-            from absl import flags
 
-            os.chdir("/")
-            entry_point = sys.modules[module]
-            flags.FLAGS.unparse_flags()
-            entry_point.main(entry_point._parse_flags([module, *arguments]))
+@functools.cache
+def _fork_server() -> subprocess.Popen[str]:
+    """It ends with this process, whose end of the pipe it reads."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    command = [sys.executable, "-W", "ignore::FutureWarning", "-m", "pipelines.run_ir.fork_server"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
-        started = time.monotonic()
-        return _wait(_fork(child, log), started)
+
+def fork_step(module: str, arguments: Sequence[str], log: Path) -> StepRun:
+    """Runs an entry point, which is imported, in a fork of this process."""
+
+    def child() -> None:
+        from absl import flags
+
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir("/")
+        entry_point = sys.modules[module]
+        flags.FLAGS.unparse_flags()
+        entry_point.main(entry_point._parse_flags([module, *arguments]))
+
+    started = time.monotonic()
+    return _wait(_fork(child, log), started)
 
 
 class InstalledSteps:
