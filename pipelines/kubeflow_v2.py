@@ -19,6 +19,7 @@ from tfx.orchestration.pipeline import Pipeline
 from pipelines import config_file, configs, mobile
 from pipelines.config_file import PipelineConfig
 from tfx_mobile import ProductionModel, __version__
+from tfx_mobile.quantization_evaluator.executor import PRODUCTION_KEY
 from tfx_mobile.release_store.destinations import parse_destinations
 
 DEFAULT_CONFIG = configs.ROOT / "digits" / "kubeflow.yaml"
@@ -26,6 +27,8 @@ DEFAULT_CONFIG = configs.ROOT / "digits" / "kubeflow.yaml"
 EXTRA = "tfx-mobile[kubeflow]"
 
 SCHEMA_VERSIONS = ("2.1", "2.0")
+
+_EVALUATOR = "tfx_mobile.quantization_evaluator.executor.Executor"
 
 
 def create(config: PipelineConfig) -> Pipeline:
@@ -89,9 +92,44 @@ def compile_pipeline(config: PipelineConfig, output: Path, schema_version: str =
     runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(config=runner_config, output_filename=str(output))
     output.parent.mkdir(parents=True, exist_ok=True)
     job: dict[str, Any] = runner.run(create(config), write_out=False)
+    hand_parameters_on(job)
+    keep_comparisons_out_of_the_cache(job)
     output.write_text(json.dumps(job, indent=2, sort_keys=True) + "\n")
     parameters_file(output).write_text(json.dumps(default_parameters(config), indent=2, sort_keys=True) + "\n")
     return job
+
+
+def hand_parameters_on(job: dict[str, Any]) -> None:
+    """Gives runtime parameters to the tasks below an exit handler, in place.
+
+    With an exit handler, TFX's compiler moves all other tasks into one that holds them, and forgets to pass on what
+    they read: a task would ask its parent for a parameter that it was not given. Without an exit handler this changes
+    nothing.
+    """
+    spec = job["pipelineSpec"]
+    holder = spec["root"]["dag"]["tasks"].get("tfx-dag")
+    parameters = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    if holder is None or not parameters:
+        return
+    spec["components"]["tfx-dag"]["inputDefinitions"] = {"parameters": parameters}
+    holder["inputs"] = {"parameters": {name: {"componentInputParameter": name} for name in parameters}}
+
+
+def keep_comparisons_out_of_the_cache(job: dict[str, Any]) -> None:
+    """Has QuantizationEvaluator run every time if it compares with the model in production, in place.
+
+    What the channel names today is no input that a cache could see. Where TFX runs drivers, ours tells the cache;
+    Kubeflow runs none, and would answer with the verdict of an earlier day.
+    """
+    spec = job["pipelineSpec"]
+    holder = spec["components"].get("tfx-dag", spec["root"])
+    for name, task in holder["dag"]["tasks"].items():
+        executor = spec["deploymentSpec"]["executors"].get(f"{name}_executor", {})
+        if _EVALUATOR not in executor.get("container", {}).get("args", ()):
+            continue
+        value = task["inputs"]["parameters"].get(PRODUCTION_KEY, {}).get("runtimeValue", {})
+        if "null" not in (value.get("constant"), value.get("constantValue", {}).get("stringValue")):
+            task.pop("cachingOptions", None)
 
 
 def parameters_file(output: Path) -> Path:

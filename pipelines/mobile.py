@@ -22,7 +22,6 @@ from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, trainer_pb2
 from tfx.types import Channel
-from tfx.types.channel import ChannelWrappedPlaceholder
 from tfx.types.standard_artifacts import Model, ModelBlessing
 
 from tfx_mobile import (
@@ -33,6 +32,7 @@ from tfx_mobile import (
     ProductionModel,
     QuantizationEvaluator,
     TFLiteConverter,
+    blessed,
 )
 
 # The runner by its name: a DirectRunner downloads another one from GitHub while the pipeline runs, and uses that.
@@ -166,14 +166,11 @@ def create_pipeline(
         budget=budget,
         production=production,
     )
-    # `future()` would name the channel `_QuantizationEvaluator.blessing`. Compiled for Kubeflow, the pusher has no
-    # input of that name, as it is wired to the channel already, and the condition would look at nothing.
-    blessing = ChannelWrappedPlaceholder(quantization_evaluator.outputs["blessing"], key="blessing", index=0)
-    blessed = blessing.custom_property("blessed") == 1
-    with Cond(blessed) if conditional_push else contextlib.nullcontext():
+    blessing = quantization_evaluator.outputs["blessing"]
+    with Cond(blessed(blessing)) if conditional_push else contextlib.nullcontext():
         pusher = MobilePusher(
             model=quantization_evaluator.outputs["blessed_model"],
-            blessing=quantization_evaluator.outputs["blessing"],
+            blessing=blessing,
             model_blessing=evaluator.outputs["blessing"],
             evaluation=quantization_evaluator.outputs["evaluation"],
             model_name=model_name,

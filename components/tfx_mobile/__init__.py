@@ -37,6 +37,7 @@ _HOME = {
     "TFLiteBlessing": "tfx_mobile.artifacts",
     "TFXMobileError": "tfx_mobile.errors",
     "beam_worker_args": "tfx_mobile.beam_workers",
+    "blessed": "tfx_mobile.conditions",
 }
 
 __all__ = [
@@ -65,12 +66,14 @@ __all__ = [
     "TFXMobileError",
     "__version__",
     "beam_worker_args",
+    "blessed",
     "read_device_latencies",
 ]
 
 if TYPE_CHECKING:
     from tfx_mobile.artifacts import TFLiteBlessing, TFLiteModel, TFLiteVariants
     from tfx_mobile.beam_workers import beam_worker_args
+    from tfx_mobile.conditions import blessed
     from tfx_mobile.errors import TFXMobileError
     from tfx_mobile.mobile_pusher.component import MobilePusher
     from tfx_mobile.quantization_evaluator.component import QuantizationEvaluator

@@ -13,7 +13,7 @@ from google.protobuf import json_format
 
 from pipelines.run_ir import conditions
 from pipelines.run_ir.artifacts import ArtifactStore, RuntimeArtifact, new_artifact
-from pipelines.run_ir.ir import Job, Task, parse_constant
+from pipelines.run_ir.ir import Job, Task, output_of, parse_constant
 from pipelines.run_ir.steps import StepRun, Steps
 
 State = Literal["SUCCEEDED", "SKIPPED", "FAILED", "NOT_TRIGGERED"]
@@ -30,6 +30,7 @@ class TaskRun:
         state: NOT_TRIGGERED: a task before it failed. SKIPPED: its condition was false, or a task before it was
             skipped.
         outputs: Artifacts by output key.
+        values: Output parameters, which other tasks take as parameters.
         steps: The driver's and the executor's processes.
         log: What they printed.
         why: The condition, or the failure in a word.
@@ -37,6 +38,7 @@ class TaskRun:
 
     state: State
     outputs: dict[str, list[RuntimeArtifact]] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     steps: tuple[StepRun, ...] = ()
     log: Path | None = None
     why: str = ""
@@ -56,8 +58,9 @@ class JobRun:
 
     @property
     def succeeded(self) -> bool:
-        """Whether no task failed."""
-        return all(run.state != "FAILED" for run in self.tasks.values())
+        """Whether no task failed, the exit handler neither."""
+        runs = [*self.tasks.values(), *([self.exit_handler] if self.exit_handler else [])]
+        return all(run.state != "FAILED" for run in runs)
 
 
 def run_job(
@@ -77,11 +80,13 @@ def run_job(
         on_task: Called after each task.
 
     Raises:
-        ValueError: A parameter is missing or unknown. The clients do not notice a missing one.
+        ValueError: A parameter is missing, unknown or of another type, which Google's client does not notice; or
+            `steps` cannot stand for the job's image.
     """
+    values = _complete(job, parameters or {})
+    steps.check(job)
     root = root.resolve()
     root.mkdir(parents=True, exist_ok=True)
-    values = _complete(job, parameters or {})
     run = _Run(job, root / uuid.uuid4().hex[:12], ArtifactStore(root / "artifacts.json"), steps, values)
     done: dict[str, TaskRun] = {}
     for task in job.tasks:
@@ -97,7 +102,7 @@ def run_job(
         "pipelineJobResourceName": f"projects/0/locations/local/pipelineJobs/{run.folder.name}",
         "error": {"message": "; ".join(f"{name}: {r.why}" for name, r in failed.items())} if failed else {},
     }
-    handled = run.container(job.exit_handler, {}, final_status=json.dumps(status))
+    handled = run.container(job.exit_handler, {}, done, json.dumps(status))
     if on_task is not None:
         on_task(job.exit_handler.name, handled)
     return JobRun(done, handled)
@@ -114,7 +119,21 @@ def _complete(job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
             f"No value for the parameter {', '.join(missing)}. The compiled job does not keep defaults: give them all, "
             "as the file *.parameters.json beside it does."
         )
-    return values
+    return {name: _of_type(name, values[name], kind) for name, kind in job.parameters.items()}
+
+
+def _of_type(name: str, value: Any, kind: type) -> Any:
+    """A value of the type the job declares; a number may be written as text, as on a command line."""
+    try:
+        if kind is str or isinstance(value, bool):
+            fits = kind is str and isinstance(value, str)
+        else:
+            fits = isinstance(value, str) or kind(value) == value
+        if fits:
+            return kind(value)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"The parameter {name} takes {kind.__name__}, not {value!r}.")
 
 
 @dataclass
@@ -139,16 +158,16 @@ class _Run:
         if task.condition is not None and not conditions.holds(task.condition, _look_up(task, inputs)):
             return TaskRun("SKIPPED", why=task.condition)
         if task.kind == "importer":
-            return self._import(task)
+            return self._import(task, done)
         if task.kind == "resolver":
             return self._resolve(task, inputs)
-        return self.container(task, inputs)
+        return self.container(task, inputs, done)
 
-    def _import(self, task: Task) -> TaskRun:
+    def _import(self, task: Task, done: Mapping[str, TaskRun]) -> TaskRun:
         importer = task.executor["importer"]
         uri = importer["artifactUri"]
         if "runtimeParameter" in uri:
-            address = self._parameters(task)[uri["runtimeParameter"]]
+            address = self._parameters(task, done)[uri["runtimeParameter"]]
         else:
             address = uri.get("constant") or parse_constant(uri["constantValue"])
         (key,) = task.component["outputDefinitions"]["artifacts"]
@@ -162,7 +181,11 @@ class _Run:
         return TaskRun("SUCCEEDED", {key: [artifact] if artifact else [] for key, artifact in found.items()})
 
     def container(
-        self, task: Task, inputs: Mapping[str, list[RuntimeArtifact]], final_status: str | None = None
+        self,
+        task: Task,
+        inputs: Mapping[str, list[RuntimeArtifact]],
+        done: Mapping[str, TaskRun],
+        final_status: str | None = None,
     ) -> TaskRun:
         """Runs a container, after its driver if it has one."""
         # A fresh folder for each attempt: TFX takes an output file that is there for its driver's.
@@ -175,8 +198,9 @@ class _Run:
             for key, spec in definitions.get("artifacts", {}).items()
         }
         container = task.executor["container"]
-        parameters = self._parameters(task, final_status)
+        parameters = self._parameters(task, done, final_status)
         steps = []
+        values: dict[str, Any] = {}
         for spec in (container.get("lifecycle", {}).get("preCacheCheck"), container):
             if spec is None:
                 continue
@@ -186,19 +210,22 @@ class _Run:
             steps.append(step)
             if step.exit_code != 0:
                 return TaskRun("FAILED", steps=tuple(steps), log=log, why=f"exit code {step.exit_code}")
-            outputs = _merged(outputs, output_file)
+            outputs, values = _merged(outputs, output_file)
+        if missing := definitions.get("parameters", {}).keys() - values.keys():
+            return TaskRun("FAILED", steps=tuple(steps), log=log, why=f"wrote no value of {', '.join(sorted(missing))}")
         self.store.add(list(outputs.values()))
-        return TaskRun("SUCCEEDED", {key: [artifact] for key, artifact in outputs.items()}, tuple(steps), log)
+        return TaskRun("SUCCEEDED", {key: [artifact] for key, artifact in outputs.items()}, values, tuple(steps), log)
 
-    def _parameters(self, task: Task, final_status: str | None = None) -> dict[str, Any]:
-        values = {}
-        for name, source in task.spec.get("inputs", {}).get("parameters", {}).items():
+    def _parameters(self, task: Task, done: Mapping[str, TaskRun], final_status: str | None = None) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, source in task.input_parameters.items():
             if "componentInputParameter" in source:
                 values[name] = self.values[source["componentInputParameter"]]
             elif "taskFinalStatus" in source:
                 values[name] = final_status
             elif "taskOutputParameter" in source:
-                raise ValueError(f"{task.name} takes {name} from another task's value, which is not supported here.")
+                producer, key = output_of(source["taskOutputParameter"])
+                values[name] = done[producer].values[key]
             else:
                 value = source["runtimeValue"]
                 values[name] = value["constant"] if "constant" in value else parse_constant(value["constantValue"])
@@ -216,12 +243,11 @@ class _Run:
         """The message that replaces the placeholder, checked against the spec."""
         from kfp.pipeline_spec import pipeline_spec_pb2
 
-        given = {key: value for key, value in parameters.items() if value is not None}
-        typed = {key: _typed(value) for key, value in given.items()}
+        typed = {key: _typed(value) for key, value in parameters.items()}
         message = {
             "inputs": {
                 "artifacts": {key: {"artifacts": found} for key, found in inputs.items()},
-                **({"parameterValues": given} if self.job.is_2_1 else {"parameters": typed}),
+                **({"parameterValues": parameters} if self.job.is_2_1 else {"parameters": typed}),
             },
             "outputs": {
                 "artifacts": {key: {"artifacts": [artifact]} for key, artifact in outputs.items()},
@@ -236,17 +262,19 @@ class _Run:
 
 
 def _typed(value: Any) -> dict[str, Any]:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return {"stringValue": str(value)}
-    return {"intValue": str(value)} if isinstance(value, int) else {"doubleValue": value}
+    if isinstance(value, str):
+        return {"stringValue": value}
+    return {"intValue": str(int(value))} if isinstance(value, int) else {"doubleValue": value}
 
 
-def _merged(outputs: Mapping[str, RuntimeArtifact], output_file: Path) -> dict[str, RuntimeArtifact]:
-    """Outputs with what a process wrote about them."""
+def _merged(
+    outputs: Mapping[str, RuntimeArtifact], output_file: Path
+) -> tuple[dict[str, RuntimeArtifact], dict[str, Any]]:
+    """Outputs with what a process wrote about them, and the values it wrote."""
     from kfp.pipeline_spec import pipeline_spec_pb2
 
     if not output_file.exists():
-        return dict(outputs)
+        return dict(outputs), {}
     written = json.loads(output_file.read_text())
     json_format.ParseDict(written, pipeline_spec_pb2.ExecutorOutput())
     merged = dict(outputs)
@@ -254,7 +282,7 @@ def _merged(outputs: Mapping[str, RuntimeArtifact], output_file: Path) -> dict[s
         (artifact,) = found["artifacts"]
         metadata = {**merged[key]["metadata"], **artifact.get("metadata", {})}
         merged[key] = {**merged[key], "uri": artifact.get("uri", merged[key]["uri"]), "metadata": metadata}
-    return merged
+    return merged, written.get("parameterValues", {})
 
 
 def _look_up(task: Task, inputs: Mapping[str, list[RuntimeArtifact]]) -> Callable[[str, int, str | None], Any]:

@@ -125,6 +125,45 @@ def test_beam_takes_them_and_tfx_steps_back(given, tmp_path):
     assert staged[wheel.name].read_bytes() == wheel.read_bytes()
 
 
+# The recipes of docs/scale.md. Compiled and parsed, not run.
+RECIPES = {
+    "DataflowRunner": [
+        "--project=my-project",
+        "--region=europe-west4",
+        "--temp_location=gs://bucket/tmp",
+        "--sdk_location=container",
+        "--experiments=use_runner_v2",
+        "--max_num_workers=8",
+    ],
+    "FlinkRunner": [
+        "--flink_master=flink:8081",
+        "--flink_version=1.20",
+        "--environment_type=DOCKER",
+        "--parallelism=4",
+    ],
+    "SparkRunner": ["--spark_master_url=spark://spark:7077", "--spark_version=3", "--environment_type=DOCKER"],
+}
+
+
+@pytest.mark.parametrize("runner", RECIPES)
+def test_recipes_for_remote_runners_are_what_beam_and_tfx_take(runner):
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from tfx.utils import dependency_utils
+
+    from tfx_mobile.quantization_evaluator import beam_options
+
+    arguments = [f"--runner={runner}", *RECIPES[runner], *beam_worker_args(container_image=IMAGE)]
+    beam_options.check_arguments(arguments)
+    # With its own image TFX adds nothing, in particular no package that holds TFX alone.
+    assert dependency_utils.make_beam_dependency_flags(arguments) == arguments
+    # Beam drops what it does not know without an error, so each has to come out of its parser as it went in.
+    parsed = PipelineOptions(arguments).get_all_options()
+    for name, value in values(arguments).items():
+        found = parsed[name.removeprefix("--")]
+        assert value in map(str, found if isinstance(found, list) else [found]), name
+    assert "no_such_option" not in PipelineOptions([*arguments, "--no_such_option=1"]).get_all_options()
+
+
 def test_a_temporary_folder_ends_with_the_process():
     code = "from tfx_mobile import beam_worker_args as a; print(a()[-1]); print(a()[-1])"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)

@@ -153,3 +153,38 @@ def test_resources_of_no_component(tmp_path: Path) -> None:
     config = config.model_copy(update={"resources": {"Trainr": config_file.Resources(cpu=1, memory_gb=1)}})
     with pytest.raises(ValueError, match=r"resources\.Trainr: there is no such component; there are: ImportExampleGen"):
         kubeflow_v2.create(config)
+
+
+@pytest.mark.parametrize("schema", kubeflow_v2.SCHEMA_VERSIONS)
+@pytest.mark.parametrize("compare", [True, False])
+def test_a_comparison_with_production_is_never_served_from_the_cache(
+    tmp_path: Path, schema: str, compare: bool
+) -> None:
+    """Kubeflow runs no driver that could tell the cache which release the channel names today."""
+    config = config_file.load(kubeflow_v2.DEFAULT_CONFIG).model_copy(update={"compare_with_production": compare})
+    tasks = kubeflow_v2.compile_pipeline(config, tmp_path / "p.json", schema)["pipelineSpec"]["root"]["dag"]["tasks"]
+    assert ("cachingOptions" in tasks["QuantizationEvaluator"]) is not compare
+    assert tasks["TFLiteConverter"]["cachingOptions"] == {"enableCache": True}
+
+
+def test_beam_arguments_reach_every_container(tmp_path: Path) -> None:
+    """Compiled only: no test runs on Dataflow."""
+    from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as kubeflow
+    from tfx.orchestration.pipeline import Pipeline
+
+    from tests.fakes.compiled import compile_pipeline
+    from tests.fakes.small_components import Count
+    from tfx_mobile import beam_worker_args
+
+    arguments = ["--runner=DataflowRunner", *beam_worker_args(container_image="registry/mobile:1")]
+    runner = kubeflow.KubeflowV2DagRunner(
+        config=kubeflow.KubeflowV2DagRunnerConfig(default_image="registry/mobile:1"), output_filename="unused.json"
+    )
+    components = [Count()]
+    compiled = runner.run(
+        Pipeline("small", "gs://bucket/root", components=components, beam_pipeline_args=arguments), write_out=False
+    )
+    (container,) = containers(compiled).values()
+    assert container["args"][-2:] == arguments
+    (plain,) = containers(compile_pipeline(tmp_path / "p.json", [Count()])).values()
+    assert not [a for a in plain["args"] if "runner=" in a]

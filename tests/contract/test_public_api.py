@@ -35,6 +35,7 @@ PUBLIC = [
     "TFXMobileError",
     "__version__",
     "beam_worker_args",
+    "blessed",
     "read_device_latencies",
 ]
 

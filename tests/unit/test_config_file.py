@@ -44,7 +44,7 @@ def line_of(path: Path, text: str) -> int:
             "pipeline_name: My_digits",
             r"line {}: pipeline_name='My_digits': use lower-case",
         ),
-        ("type: filesystem", "type: floppy", r"line {}: destinations=.*valid types: filesystem"),
+        ("type: cloud_storage", "type: floppy", r"line {}: destinations=.*valid types: filesystem"),
         (
             "digits/mobile_gate",
             "digits/mobil_gate",

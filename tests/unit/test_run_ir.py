@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.metadata
 import json
 import sys
 from pathlib import Path
@@ -23,7 +25,7 @@ from tfx.types import Channel
 from tfx.types.standard_artifacts import Model, ModelBlessing
 
 from pipelines.alerts import Alert
-from pipelines.run_ir import conditions, ir, runner
+from pipelines.run_ir import conditions, ir, runner, steps
 from pipelines.run_ir.artifacts import ArtifactStore, new_artifact
 from pipelines.run_ir.steps import ForkedSteps, InstalledSteps
 from tests.fakes.small_components import Make, Use
@@ -101,6 +103,23 @@ def test_the_exit_handler_runs_whatever_happened(compiled: Any, tmp_path: Path, 
         assert "Use: exit code 1" in written[0]["message"]
 
 
+def test_parameters_have_types(compiled: Any, tmp_path: Path) -> None:
+    job = compiled([Make(blessed=RuntimeParameter(name="blessed", ptype=int, default=1))])
+    assert job.parameters == {"blessed": int}
+    for bad in ("yes", 1.5, True, None):
+        with pytest.raises(ValueError, match=r"parameter blessed takes int, not"):
+            run(job, tmp_path / "root", blessed=bad)
+    for good in ("0", 0, 0.0):
+        result = run(job, tmp_path / "root", blessed=good)
+        assert result.tasks["Make"].outputs["blessing"][0]["metadata"]["blessed"] == 0
+
+
+def test_a_failed_exit_handler_is_a_failure() -> None:
+    done = {"Make": runner.TaskRun("SUCCEEDED")}
+    assert runner.JobRun(done).succeeded
+    assert not runner.JobRun(done, runner.TaskRun("FAILED")).succeeded
+
+
 def blessed_model() -> Any:
     return Resolver(
         strategy_class=LatestBlessedModelStrategy, model=Channel(type=Model), model_blessing=Channel(type=ModelBlessing)
@@ -165,6 +184,9 @@ def test_what_a_query_finds(tmp_path: Path) -> None:
             True,
         ),
         ("(inputs.artifacts['a'].artifacts[0].metadata['n'] != 1.0)", False),
+        ("(inputs.artifacts['a'].artifacts[0].metadata['s'] == 'x && y')", True),
+        ("(inputs.artifacts['a'].artifacts[0].uri == ('/' + 'u'))", True),
+        ("(inputs.artifacts['a'].artifacts[0].metadata['s'] == 1.0)", None),
         ("__import__('os')", None),
     ],
 )
@@ -202,6 +224,34 @@ def test_a_step_of_its_own_sees_nothing_of_this_process(tmp_path: Path, monkeypa
     assert (tmp_path / "log").read_text() == "/ None\n/ None\n"
     with pytest.raises(ValueError, match="is not python"):
         steps.run(["sh", "-c", "true"], tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+    ("image", "tfx", "message"),
+    [
+        ("registry:5000/a/b:9.9.9", None, r"compiled for tfx-mobile 9\.9\.9, .* has 0\."),
+        ("registry/a/b:nightly", "1.2.3", r"compiled for TFX 1\.2\.3, .* has 1\."),
+    ],
+)
+def test_versions_of_job_and_environment(
+    compiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: str, tfx: str | None, message: str
+) -> None:
+    job = compiled([Make(blessed=1)])
+    job = dataclasses.replace(job, images=frozenset({image}), tfx_version=tfx or job.tfx_version)
+    # This environment's own installation is editable; what it says of itself is all that is changed.
+    monkeypatch.setattr(
+        steps, "_PROBE", steps._PROBE.replace('url.get("dir_info", {}).get("editable", False)', "False")
+    )
+    with pytest.raises(ValueError, match=message):
+        runner.run_job(job, tmp_path / "root", InstalledSteps(Path(sys.executable)))
+
+
+def test_an_editable_installation_stands_for_no_image(compiled: Any, tmp_path: Path) -> None:
+    url = importlib.metadata.distribution("tfx-mobile").read_text("direct_url.json") or "{}"
+    if not json.loads(url).get("dir_info", {}).get("editable"):
+        pytest.skip("tfx-mobile is not installed as editable here")
+    with pytest.raises(ValueError, match="editable tfx-mobile, which reads a checkout"):
+        runner.run_job(compiled([Make(blessed=1)]), tmp_path / "root", InstalledSteps(Path(sys.executable)))
 
 
 def test_a_fork_runs_nothing_but_entry_points(tmp_path: Path) -> None:
