@@ -6,11 +6,13 @@ one, with rights for the project's default service account, if there is none. A 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import google.auth
 import requests
 import tenacity
 from google.api_core import exceptions as api_errors
@@ -28,6 +30,7 @@ from tfx_mobile.google_rest import Patience, loopback_override, without_signatur
 #: Names a fake on the loopback interface for tests.
 ENDPOINT_VARIABLE = "TFX_MOBILE_VERTEX_ENDPOINT"
 
+_SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]{2,61}[a-z0-9]")
 _LOCATION = re.compile(r"[a-z]+(-[a-z]+)+[0-9]+")
 _SERVICE_ACCOUNT = re.compile(r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com")
@@ -72,14 +75,12 @@ class Vertex:
         if not _LOCATION.fullmatch(location):
             raise ValueError(f"location={location!r} is no region, such as europe-west4.")
         override = loopback_override(ENDPOINT_VARIABLE)
-        settings = {
-            "transport": "rest",
-            "credentials": AnonymousCredentials() if override else None,
-            "client_options": ClientOptions(api_endpoint=override or f"{location}-aiplatform.googleapis.com"),
-        }
         try:
-            self._pipelines = aiplatform_v1.PipelineServiceClient(**settings)
-            self._schedules = aiplatform_v1.ScheduleServiceClient(**settings)
+            self._settings = {
+                "transport": "rest",
+                "credentials": AnonymousCredentials() if override else google.auth.default(scopes=_SCOPES)[0],
+                "client_options": ClientOptions(api_endpoint=override or f"{location}-aiplatform.googleapis.com"),
+            }
         except GoogleAuthError as error:
             raise ServiceError(
                 f"There are no credentials for Vertex AI: {error} Run `gcloud auth application-default login`, or give "
@@ -87,6 +88,14 @@ class Vertex:
             ) from None
         self.parent = f"projects/{project}/locations/{location}"
         self.patience = patience
+
+    @functools.cached_property
+    def _pipelines(self) -> Any:
+        return aiplatform_v1.PipelineServiceClient(**self._settings)
+
+    @functools.cached_property
+    def _schedules(self) -> Any:
+        return aiplatform_v1.ScheduleServiceClient(**self._settings)
 
     def submit(self, submission: Submission) -> Submitted:
         """Creates the run, or finds it. See `compiled.Target`."""

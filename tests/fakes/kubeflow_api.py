@@ -6,6 +6,7 @@ backend/src/v2/compiler/visitor.go (executors), backend/src/apiserver/server/api
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -61,6 +62,13 @@ class FakeKubeflow(FakeServer):
         self.most_active = max(self.most_active, len(self.active))
         return answer
 
+    def take_over(self, earlier: FakeKubeflow) -> None:
+        """Begins with what another one has."""
+        self.experiments, self.runs, self.recurring_runs = copy.deepcopy(
+            (earlier.experiments, earlier.runs, earlier.recurring_runs)
+        )
+        self._number = earlier._number
+
     @property
     def active(self) -> list[dict[str, Any]]:
         """The recurring runs that start runs."""
@@ -69,14 +77,15 @@ class FakeKubeflow(FakeServer):
     def _list(self, request: Request, kind: str, table: dict[str, dict[str, Any]]) -> Response:
         predicates = json.loads(request.query["filter"])["predicates"]
         assert [p["operation"] for p in predicates] == ["EQUALS"]
-        found = [row for row in table.values() if row[predicates[0]["key"]] == predicates[0]["stringValue"]]
+        key, wanted = predicates[0]["key"], predicates[0]["stringValue"]
+        last = request.query.get("page_token", "")
+        found = sorted(name for name, row in table.items() if row[key] == wanted and name > last)
         if kind != "experiments":
-            found = [row for row in found if row["experiment_id"] == request.query["experiment_id"]]
+            found = [name for name in found if table[name]["experiment_id"] == request.query["experiment_id"]]
         # A page holds one, so that whoever does not turn it sees no second.
-        start = int(request.query.get("page_token") or 0)
-        more = {"next_page_token": str(start + 1)} if start + 1 < len(found) else {}
+        more = {"next_page_token": found[0]} if len(found) > 1 else {}
         members = {"recurringruns": "recurringRuns"}.get(kind, kind)
-        return Response.of_json({members: found[start : start + 1], "total_size": len(found), **more})
+        return Response.of_json({members: [table[n] for n in found[:1]], "total_size": len(found), **more})
 
     def _experiment(self, body: dict[str, Any]) -> Response:
         if any(e["display_name"] == body["display_name"] for e in self.experiments.values()):

@@ -6,6 +6,7 @@ here, too.
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -62,6 +63,11 @@ class FakeVertex(FakeServer):
             self.most_active = max(self.most_active, len(self.active(display_name)))
         return answer
 
+    def take_over(self, earlier: FakeVertex) -> None:
+        """Begins with what another one has."""
+        self.jobs, self.schedules = copy.deepcopy(earlier.jobs), copy.deepcopy(earlier.schedules)
+        self._number = earlier._number
+
     def active(self, display_name: str) -> list[dict[str, Any]]:
         """The schedules of a name that start runs."""
         return [s for s in self.schedules.values() if s["displayName"] == display_name and s["state"] == "ACTIVE"]
@@ -97,10 +103,10 @@ class FakeVertex(FakeServer):
         if match is None:
             return _error(400, "INVALID_ARGUMENT", "Invalid filter.")
         # A page holds one, so that whoever does not turn it sees no second.
-        found = [s for s in self.schedules.values() if s["displayName"] == match[1]]
-        start = int(request.query.get("pageToken") or 0)
-        more = {"nextPageToken": str(start + 1)} if start + 1 < len(found) else {}
-        return Response.of_json({"schedules": found[start : start + 1], **more})
+        last = request.query.get("pageToken", "")
+        found = sorted(n for n, s in self.schedules.items() if s["displayName"] == match[1] and n > last)
+        more = {"nextPageToken": found[0]} if len(found) > 1 else {}
+        return Response.of_json({"schedules": [self.schedules[n] for n in found[:1]], **more})
 
     def _create_schedule(self, request: Request, path: str) -> Response:
         if problem := _problem(aiplatform_v1.Schedule, request):
