@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ pytest.importorskip("pipelines", reason="the reference pipeline is not part of t
 
 from pipelines import compiled, trigger
 from pipelines.compiled import DataVersion
-from pipelines.trigger import complete_spans, span_of_object, submit_for_span
+from pipelines.trigger import complete_spans, span_of_object, submission_for_span, submit_for_span
 from pipelines.vertex import ENDPOINT_VARIABLE, Vertex
 from tests.fakes.compiled_jobs import ROOT, for_own_cluster, with_spans
 from tests.fakes.kubeflow_api import FakeKubeflow
@@ -196,6 +197,27 @@ class TestOnVertex:
         result = command(*options)
         assert result.exit_code == 1
         assert "Error: " in result.output
+
+
+@pytest.mark.parametrize("spans_schema", ["2.1", "2.0"])
+def test_example_gen_takes_the_span_that_the_run_is_named_after(
+    folder: Path, tmp_path: Path, spans_schema: str
+) -> None:
+    """Driver and executor as the containers would run them, with a newer span there, and the marker among the files."""
+    from pipelines.digits import data
+    from pipelines.run_ir import ir, runner, steps
+
+    for number in (6, 7, 8):
+        data.write_examples(tmp_path / f"span-{number}")
+        (tmp_path / f"span-{number}" / "_SUCCESS").touch()
+    job = with_spans(folder / f"run-{spans_schema}.json", spans_schema)
+    (_, span, _) = complete_spans(str(tmp_path), str(job.span_pattern))
+    run = submission_for_span(job, span, pipeline_root=ROOT, parameters={"examples_dir": str(tmp_path)})
+    whole = ir.load(job.path)
+    first = dataclasses.replace(whole, tasks=tuple(t for t in whole.tasks if t.name == "ImportExampleGen"))
+    done = runner.run_job(first, tmp_path / "root", steps.ForkedSteps(), run.parameters, lambda *_: None)
+    (examples,) = done.tasks["ImportExampleGen"].outputs["examples"]
+    assert examples["metadata"]["custom:span"] == 7
 
 
 def test_with_every_it_goes_on_after_the_service_was_away(
