@@ -240,6 +240,7 @@ class CompiledPipeline:
             ValueError: Something of it is not valid.
             SecretParameterError: A value looks like a secret.
         """
+        refuse_secrets({"pipeline root": pipeline_root, "labels": dict(labels or {})})
         if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+(/\S*)?|/\S*", pipeline_root):
             raise ValueError(
                 f"The pipeline root {pipeline_root!r} is no address of a folder, such as gs://bucket/root."
@@ -249,7 +250,6 @@ class CompiledPipeline:
         given = dict(parameters or {})
         if data is not None:
             given = self._pin(data, given)
-        refuse_secrets({**given, "pipeline root": pipeline_root, "labels": dict(labels or {})})
         filled = self.fill(given)
         spec = self._with_caching(enable_caching)
         config_digest = digest_of(spec)

@@ -17,6 +17,7 @@ from pipelines import submit_options as common
     "still going is queued."
 )
 @common.run_options
+@common.cache_option
 @common.vertex_options
 @click.option("--name", help="Name of the schedule.", show_default="the pipeline's name")
 @click.option(

@@ -20,6 +20,7 @@ from pipelines import submit_options as common
     "without one of everything the run is given, so that submitting twice runs once; --attempt runs again what failed."
 )
 @common.run_options
+@common.cache_option
 @common.vertex_options
 @click.option("--span", type=int, help="The span of the data: becomes part of the job id, and ExampleGen takes it.")
 @click.option("--version", type=int, help="The version of the span.")

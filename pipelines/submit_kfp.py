@@ -26,6 +26,7 @@ def main() -> None:
     "that is there already is success."
 )
 @common.run_options
+@common.cache_option
 @common.kubeflow_options
 @click.option("--span", type=int, help="The span of the data, whose folder is --parameter examples_dir=...")
 @click.option("--version", type=int, help="The version of the span.")
@@ -92,7 +93,7 @@ def schedule(
     with common.told():
         if pause and delete:
             raise ValueError("--pause and --delete are two things; give one.")
-        options = common.RunOptions(**{**run_options, "no_cache": True})
+        options = common.RunOptions(**run_options, no_cache=True)
         name = schedules.check_name(name or options.compiled.name)
         from pipelines.kubeflow_api import Kubeflow, RecurringRuns, check_submission, recurring_run
 

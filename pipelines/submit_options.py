@@ -45,11 +45,15 @@ def run_options(command: _F) -> _F:
         ),
         click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated."),
         click.option("--service-account", help="Who runs the steps."),
-        click.option("--no-cache", is_flag=True, help="Run every step, also if nothing changed."),
     )
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def cache_option(command: _F) -> _F:
+    """The option that switches the service's cache off."""
+    return click.option("--no-cache", is_flag=True, help="Run every step, also if nothing changed.")(command)
 
 
 def vertex_options(command: _F) -> _F:
@@ -75,7 +79,7 @@ def output_options(command: _F) -> _F:
 
 
 class RunOptions:
-    """What `run_options` gave.
+    """What `run_options` and `cache_option` gave.
 
     Args:
         job_path: Of the compiled pipeline.

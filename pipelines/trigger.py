@@ -206,6 +206,7 @@ def _number(examples_dir: str, folders: str, folder: str) -> int | None:
     "as a service; with --object, for one event that a bucket sent."
 )
 @common.run_options
+@common.cache_option
 @click.option("--project", help="Vertex AI: project id or number.")
 @click.option("--location", help="Vertex AI: region, such as europe-west4.")
 @click.option("--host", help="Kubeflow Pipelines: address of the API.")
@@ -250,7 +251,12 @@ def main(
         examples_dir = str(options.compiled.fill(options.parameters).get(EXAMPLES_DIR, ""))
         if not examples_dir:
             raise ValueError(f"The pipeline has no parameter {EXAMPLES_DIR}, so there is no folder to look at.")
-        pattern = span_pattern or options.compiled.span_pattern or DEFAULT_SPAN_PATTERN
+        own = options.compiled.span_pattern
+        if own and span_pattern not in (None, own):
+            raise ValueError(
+                f"--span-pattern {span_pattern!r}: the pipeline itself takes {own!r}; leave the option out."
+            )
+        pattern = own or span_pattern or DEFAULT_SPAN_PATTERN
 
         def look() -> list[SpanFolder]:
             if address:
@@ -298,6 +304,8 @@ def _target(project: str | None, location: str | None, host: str | None, namespa
         raise ValueError(
             "Say where to submit: --project and --location for Vertex AI, or --host for Kubeflow Pipelines."
         )
+    if namespace and not host:
+        raise ValueError(f"--namespace {namespace} goes with --host; Vertex AI has none.")
     if host:
         from pipelines.kubeflow_api import Kubeflow
 

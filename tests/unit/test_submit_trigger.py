@@ -190,13 +190,22 @@ class TestOnVertex:
         assert [json.loads(line)["job_id"] for line in lines] == ["digits-span-000001"]
         assert not service.requests
 
-    @pytest.mark.parametrize("options", [("--host", "http://127.0.0.1:1"), ("--object", "x", "--every", "1")])
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--host", "http://127.0.0.1:1"), "Say where to submit"),
+            (("--namespace", "vision"), "--namespace vision goes with --host"),
+            (("--object", "x", "--every", "1"), "--object is one event"),
+            (("--span-pattern", "day-{SPAN}/*"), "the pipeline itself takes 'span-{SPAN}/*'"),
+        ],
+    )
     def test_a_mistake_is_told(
-        self, service: FakeVertex, command: Callable[..., Result], options: tuple[str, ...]
+        self, service: FakeVertex, command: Callable[..., Result], options: tuple[str, ...], message: str
     ) -> None:
         result = command(*options)
         assert result.exit_code == 1
-        assert "Error: " in result.output
+        assert message in result.output
+        assert not service.requests
 
 
 @pytest.mark.parametrize("spans_schema", ["2.1", "2.0"])
