@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,22 @@ class TestRun:
         wrong = compiled.Submission(**{**vars(run), "parameters": {"channel": "x"}})
         with pytest.raises(ServiceError, match="400, parameter examples_dir is not optional"):
             Kubeflow(service.endpoint).submit(wrong)
+
+    def test_the_token_of_a_pod_is_used(
+        self,
+        service: FakeKubeflow,
+        digits: compiled.CompiledPipeline,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        token = secrets.token_hex()
+        (tmp_path / "token").write_text(token)
+        Kubeflow(service.endpoint).submit(digits.submission(pipeline_root=ROOT))
+        assert not any("authorization" in request.headers for request in service.requests)
+        monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+        before = service.num_requests
+        Kubeflow(service.endpoint).submit(digits.submission(pipeline_root=ROOT))
+        assert {r.headers.get("authorization") for r in service.requests[before:]} == {f"Bearer {token}"}
 
     @pytest.mark.parametrize("host", ["127.0.0.1:1", "http://user:x@127.0.0.1:1", "http://127.0.0.1:1/?token=x"])
     def test_a_host_is_an_address_without_secrets(self, host: str) -> None:
