@@ -114,9 +114,10 @@ class Vertex:
                         retry=None,
                         timeout=timeout,
                     ),
+                    expected=api_errors.Conflict,
                 )
                 return _submitted(submission, job, existed=False)
-            except api_errors.AlreadyExists:  # also 409: a rival, or the request whose answer was lost
+            except api_errors.Conflict:  # a rival was faster, or the request whose answer was lost
                 found = self._find_job(name)
         if found is None:
             raise ServiceError(
@@ -130,6 +131,7 @@ class Vertex:
             return self._call(
                 f"read {name}",
                 lambda timeout: self._pipelines.get_pipeline_job(name=name, retry=None, timeout=timeout),
+                expected=api_errors.NotFound,
             )
         except api_errors.NotFound:
             return None
@@ -187,22 +189,27 @@ class Vertex:
 
     def _gone_is_fine(self, what: str, call: Callable[[float], Any]) -> None:
         try:
-            self._call(what, call)
+            self._call(what, call, expected=api_errors.NotFound)
         except api_errors.NotFound:
             return
 
-    def _call(self, what: str, call: Callable[[float], _T], repeat: bool = True) -> _T:
+    def _call(
+        self,
+        what: str,
+        call: Callable[[float], _T],
+        repeat: bool = True,
+        expected: type[Exception] | tuple[()] = (),
+    ) -> _T:
         """Calls until there is an answer.
 
         Args:
             what: For messages, after "cannot".
             call: Takes the seconds to wait for an answer.
             repeat: Whether it may be carried out twice.
+            expected: An error of the service that is raised as it is.
 
         Raises:
-            ServiceError: There is none, or it is an error other than those below.
-            api_errors.NotFound: There is no such thing.
-            api_errors.AlreadyExists: There is already.
+            ServiceError: There is none, or it is another error.
         """
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_PASSING),
@@ -212,10 +219,8 @@ class Vertex:
         )
         try:
             return attempts(call, self.patience.read_seconds)
-        except api_errors.NotFound:
+        except expected:
             raise
-        except api_errors.Conflict as error:  # AlreadyExists is one; REST has one number for both
-            raise api_errors.AlreadyExists(error.message) from None
         except _PASSING as error:
             raise ServiceError(
                 f"Vertex AI gave no answer to: {what} ({without_signatures(str(error))}). It may have been carried out "

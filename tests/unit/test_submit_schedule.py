@@ -16,6 +16,7 @@ from pipelines import compiled, cron, schedule, schedules
 from pipelines.compiled import JobConflictError
 from pipelines.vertex import ENDPOINT_VARIABLE, Vertex, VertexSchedules
 from tests.fakes.compiled_jobs import ROOT, compile_digits
+from tests.fakes.http_server import Fault
 from tests.fakes.vertex import LOCATION, PROJECT, FakeVertex
 
 CRON = "TZ=Europe/Paris 0 3 * * *"
@@ -182,6 +183,17 @@ class TestCommand:
         (made,) = service.active("nightly")
         assert made["cron"] == "TZ=Europe/Paris 30 4 * * *"
         assert int(made["maxConcurrentRunCount"]) == 2
+
+
+@pytest.mark.parametrize("answer", [404, 409])
+def test_a_schedule_that_cannot_be_changed_is_told(
+    service: FakeVertex, run: Callable[..., Result], answer: int
+) -> None:
+    succeed(run("--pipeline-root", ROOT, "--cron", CRON))
+    service.fail(service.num_requests + 1, Fault("status", status=answer))
+    result = run("--pipeline-root", ROOT, "--cron", "TZ=UTC 0 4 * * *")
+    assert result.exit_code == 1
+    assert "Error: Vertex AI cannot update" in result.output
 
 
 class TestRivals:
