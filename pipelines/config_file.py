@@ -70,6 +70,8 @@ class PipelineConfig(_Part):
         model_name: Name of the released model.
         channel: Channel that the release moves; a runtime parameter.
         destinations: Where to publish, each with its `type`.
+        compare_with_last_blessed: Whether the float model must not be worse than the one blessed last; false for
+            self-hosted Kubeflow Pipelines, which does not run the Resolver that takes.
         compare_with_production: Whether a new model must not be worse than what the first destination's channel names.
         conditional_push: Whether the pusher is skipped, rather than run and report, when nothing was blessed.
         resources: By component id.
@@ -94,6 +96,7 @@ class PipelineConfig(_Part):
     model_name: str
     channel: str = "production"
     destinations: tuple[dict[str, Any], ...] = Field(min_length=1)
+    compare_with_last_blessed: bool = True
     compare_with_production: bool = True
     conditional_push: bool = True
     resources: dict[str, Resources] = Field(default_factory=dict)

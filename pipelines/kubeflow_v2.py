@@ -17,6 +17,8 @@ from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.pipeline import Pipeline
 
 from pipelines import config_file, configs, mobile
+from pipelines.compiled import EXAMPLES_DIR, RANGE_CONFIG
+from pipelines.compiled import parameters_file as parameters_file
 from pipelines.config_file import PipelineConfig
 from tfx_mobile import ProductionModel, __version__
 from tfx_mobile.quantization_evaluator.executor import PRODUCTION_KEY
@@ -27,6 +29,8 @@ DEFAULT_CONFIG = configs.ROOT / "digits" / "kubeflow.yaml"
 EXTRA = "tfx-mobile[kubeflow]"
 
 SCHEMA_VERSIONS = ("2.1", "2.0")
+#: What ExampleGen does without a RangeConfig; a runtime parameter must have some value.
+NEWEST_SPAN = '{"rolling_range": {"num_spans": 1}}'
 
 _EVALUATOR = "tfx_mobile.quantization_evaluator.executor.Executor"
 
@@ -40,7 +44,7 @@ def create(config: PipelineConfig) -> Pipeline:
     pipeline = mobile.create_pipeline(
         pipeline_name=config.pipeline_name,
         pipeline_root=config.pipeline_root,
-        examples_dir=RuntimeParameter(name="examples_dir", ptype=str, default=config.examples_dir),
+        examples_dir=RuntimeParameter(name=EXAMPLES_DIR, ptype=str, default=config.examples_dir),
         preprocessing_fn=config.preprocessing_fn,
         run_fn=config.run_fn,
         train_steps=config.train_steps,
@@ -54,6 +58,8 @@ def create(config: PipelineConfig) -> Pipeline:
         destinations=destinations,
         production=production,
         span_pattern=config.span_pattern,
+        range_config=RuntimeParameter(name=RANGE_CONFIG, ptype=str) if config.span_pattern else None,
+        compare_with_last_blessed=config.compare_with_last_blessed,
         conditional_push=config.conditional_push,
         # A local flag would have TFX build and ship a package of itself in every step.
         beam_pipeline_args=(),
@@ -64,7 +70,10 @@ def create(config: PipelineConfig) -> Pipeline:
 
 def default_parameters(config: PipelineConfig) -> dict[str, Any]:
     """The runtime parameters of the pipeline and their values unless told otherwise."""
-    return {"examples_dir": config.examples_dir, "channel": config.channel}
+    parameters = {EXAMPLES_DIR: config.examples_dir, "channel": config.channel}
+    if config.span_pattern:
+        parameters[RANGE_CONFIG] = NEWEST_SPAN
+    return parameters
 
 
 def image_of(config: PipelineConfig) -> str:
@@ -130,11 +139,6 @@ def keep_comparisons_out_of_the_cache(job: dict[str, Any]) -> None:
         value = task["inputs"]["parameters"].get(PRODUCTION_KEY, {}).get("runtimeValue", {})
         if "null" not in (value.get("constant"), value.get("constantValue", {}).get("stringValue")):
             task.pop("cachingOptions", None)
-
-
-def parameters_file(output: Path) -> Path:
-    """Where the runtime parameters of a compiled pipeline are."""
-    return output.with_suffix(".parameters.json")
 
 
 def _give_resources(pipeline: Pipeline, config: PipelineConfig) -> None:

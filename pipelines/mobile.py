@@ -58,6 +58,8 @@ def create_pipeline(
     production: ProductionModel | None = None,
     qat_run_fn: str | None = None,
     span_pattern: str | None = None,
+    range_config: RuntimeParameter | None = None,
+    compare_with_last_blessed: bool = True,
     conditional_push: bool = False,
     metadata_connection_config: Any = None,
     beam_pipeline_args: Sequence[str] = _IN_THIS_PROCESS,
@@ -86,6 +88,9 @@ def create_pipeline(
             quantization-aware twin for recipes with `quantization_aware`; None for no twin.
         span_pattern: Files of one span below `examples_dir`, such as `span-{SPAN}/*`; the newest span is taken. None
             takes all files.
+        range_config: Which span to take instead of the newest: a RangeConfig in JSON; only with `span_pattern`.
+        compare_with_last_blessed: Whether the float model is also judged against the one blessed last. It takes a
+            Resolver, which self-hosted Kubeflow Pipelines does not run.
         conditional_push: Whether MobilePusher is skipped when nothing was blessed, so that the run shows it; otherwise
             it runs and reports `not_blessed`.
         metadata_connection_config: ML Metadata store; None where the runner brings its own.
@@ -104,6 +109,7 @@ def create_pipeline(
     example_gen = ImportExampleGen(
         input_base=examples_dir,
         input_config=spans,
+        range_config=range_config,
         output_config=example_gen_pb2.Output(split_config=example_gen_pb2.SplitConfig(splits=splits)),
     )
     examples = example_gen.outputs["examples"]
@@ -123,15 +129,19 @@ def create_pipeline(
     model = trainer.outputs["model"]
 
     # The float model is gated first, against the float model that was blessed last.
-    model_resolver = resolver.Resolver(
-        strategy_class=LatestBlessedModelStrategy,
-        model=Channel(type=Model),
-        model_blessing=Channel(type=ModelBlessing),
-    ).with_id("latest_blessed_model_resolver")
+    model_resolvers = []
+    if compare_with_last_blessed:
+        model_resolvers.append(
+            resolver.Resolver(
+                strategy_class=LatestBlessedModelStrategy,
+                model=Channel(type=Model),
+                model_blessing=Channel(type=ModelBlessing),
+            ).with_id("latest_blessed_model_resolver")
+        )
     evaluator = Evaluator(
         examples=examples,
         model=model,
-        baseline_model=model_resolver.outputs["model"],
+        baseline_model=model_resolvers[0].outputs["model"] if model_resolvers else None,
         eval_config=float_eval_config,
     )
 
@@ -188,7 +198,7 @@ def create_pipeline(
             transform,
             trainer,
             *qat_trainers,
-            model_resolver,
+            *model_resolvers,
             evaluator,
             converter,
             quantization_evaluator,
