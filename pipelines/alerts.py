@@ -1,9 +1,9 @@
 """Says that a run failed.
 
 `Alert` is the exit handler of a pipeline on Kubeflow or Vertex, which runs whatever happened; `report` is for the
-callback for failures of any other orchestrator. Either writes one line of JSON with `severity` ERROR to the log, which Cloud Logging understands, and the same to a file
-below a folder, for whatever watches that. Neither takes an address with a secret in it, such as a webhook's: parameters are
-public.
+callback for failures of any other orchestrator. Either writes one line of JSON with `severity` ERROR to the log, which
+Cloud Logging understands, and the same to a file below a folder, for whatever watches that. Neither takes an address
+with a secret in it, such as a webhook's: parameters are public.
 """
 
 import json

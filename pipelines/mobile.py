@@ -89,7 +89,8 @@ def create_pipeline(
             takes all files.
         conditional_push: Whether MobilePusher is skipped when nothing was blessed, so that the run shows it; otherwise
             it runs and reports `not_blessed`.
-        on_not_blessed: What MobilePusher does then: `skip` ends the run well, `fail` fails it, so that somebody is told.
+        on_not_blessed: What MobilePusher does then: `skip` ends the run well, `fail` fails it, so that somebody
+            is told.
         metadata_connection_config: ML Metadata store; None where the runner brings its own.
         beam_pipeline_args: How Beam runs.
         enable_cache: Whether an unchanged step is served from the cache.
@@ -99,8 +100,8 @@ def create_pipeline(
     """
     if conditional_push and on_not_blessed == "fail":
         raise ValueError(
-            "on_not_blessed='fail' and conditional_push=True contradict each other: a pusher that is skipped cannot fail. "
-            "Set conditional_push=False to be told of a model that is refused, or on_not_blessed='skip'."
+            "on_not_blessed='fail' and conditional_push=True contradict each other: a pusher that is skipped cannot "
+            "fail. Set conditional_push=False to be told of a model that is refused, or on_not_blessed='skip'."
         )
     splits = [
         example_gen_pb2.SplitConfig.Split(name="train", hash_buckets=3),

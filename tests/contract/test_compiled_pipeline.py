@@ -153,3 +153,25 @@ def test_resources_of_no_component(tmp_path: Path) -> None:
     config = config.model_copy(update={"resources": {"Trainr": config_file.Resources(cpu=1, memory_gb=1)}})
     with pytest.raises(ValueError, match=r"resources\.Trainr: there is no such component; there are: ImportExampleGen"):
         kubeflow_v2.create(config)
+
+
+def test_a_folder_for_alerts_is_an_exit_handler(tmp_path: Path) -> None:
+    config = config_file.load(kubeflow_v2.DEFAULT_CONFIG)
+    told = config.model_copy(
+        update={"alerts_dir": "gs://bucket/alerts", "conditional_push": False, "on_not_blessed": "fail"}
+    )
+    kubeflow_v2.compile_pipeline(told, tmp_path / "job.json")
+    compiled = ir.load(tmp_path / "job.json")
+    assert compiled.exit_handler is not None
+    assert compiled.exit_handler.runs_always
+    values = compiled.exit_handler.spec["inputs"]["parameters"]
+    assert values["alerts_dir"]["runtimeValue"]["constant"] == "gs://bucket/alerts"
+    pusher = next(task for task in compiled.tasks if task.name == "MobilePusher")
+    assert pusher.condition is None
+    assert pusher.spec["inputs"]["parameters"]["on_not_blessed"]["runtimeValue"]["constant"] == "fail"
+
+
+def test_a_skipped_pusher_cannot_fail(tmp_path: Path) -> None:
+    config = config_file.load(kubeflow_v2.DEFAULT_CONFIG).model_copy(update={"on_not_blessed": "fail"})
+    with pytest.raises(ValueError, match=r"on_not_blessed='fail' and conditional_push=True contradict each other"):
+        kubeflow_v2.compile_pipeline(config, tmp_path / "job.json")

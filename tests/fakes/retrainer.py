@@ -85,8 +85,8 @@ class Retrainer:
         """Starts one retrain.
 
         Args:
-            die: Component in which it is killed, and whether `before` or `after` the work: after, all is written that the
-                executor writes, and ML Metadata knows nothing of it.
+            die: Component in which it is killed, and whether `before` or `after` the work: after, all is written that
+                the executor writes, and ML Metadata knows nothing of it.
             wait_for: Component before which it waits until a file is there.
             kubeflow: If given, the pipeline is compiled for Kubeflow and what comes out is run; `alerts_dir` sets an
                 exit handler.
@@ -118,6 +118,13 @@ class Retrainer:
         """Components whose executor ran, in order, over all runs."""
         file = self._workspace / EXECUTED
         return file.read_text().split() if file.exists() else []
+
+    def wait_until_executing(self, component: str, times: int) -> None:
+        """Returns once a component's executor has been started so often."""
+        deadline = time.monotonic() + 300
+        while self.executed().count(component) < times:
+            assert time.monotonic() < deadline, f"{component} was not started {times} times: {self.executed()}"
+            time.sleep(0.02)
 
     def close(self) -> None:
         """Ends the program."""
@@ -164,7 +171,9 @@ def main() -> None:
     from apache_beam.options.pipeline_options import StandardOptions
 
     StandardOptions.DEFAULT_RUNNER = "FnApiRunner"  # a DirectRunner would download another one
-    with contextlib.suppress(ImportError):  # without the compiler there are no compiled jobs, and nothing else is missed
+    with contextlib.suppress(
+        ImportError
+    ):  # without the compiler there are no compiled jobs, and nothing else is missed
         from pipelines.run_ir.steps import ForkedSteps
 
         ForkedSteps()
@@ -225,11 +234,11 @@ def _run(order: dict[str, Any], workspace: Path) -> Any:
 
 def _watched(do: Any, component: str, order: dict[str, Any], workspace: Path) -> Any:
     def watched(self: Any, *arguments: Any) -> Any:
+        with (workspace / EXECUTED).open("a") as file:
+            file.write(f"{component}\n")
         if order["wait_for"] and order["wait_for"][0] == component:
             while not Path(order["wait_for"][1]).exists():
                 time.sleep(0.01)
-        with (workspace / EXECUTED).open("a") as file:
-            file.write(f"{component}\n")
         if order["die"] == [component, "before"]:
             os.kill(os.getpid(), signal.SIGKILL)
         result = do(self, *arguments)

@@ -67,10 +67,11 @@ class Executor(base_executor.BaseExecutor):
             # Kubeflow drops the properties of a step that fails, and keeps its files.
             artifact_io.write_bytes(pushed_model, artifacts.REASONS_FILE, canonical_json(found.reasons))
             if given.on_not_blessed == "fail":
+                reasons = "; ".join(reason.rstrip(".") for reason in found.reasons)
                 raise NotBlessedError(
                     f"Nothing was pushed to channel {given.channel!r} of {given.model_name!r}, which stays as it is, "
-                    f"because nothing is blessed: {'; '.join(r.rstrip('.') for r in found.reasons)}. Look at the evaluator's report and mend "
-                    "the data or the model. To let such a run end well, set on_not_blessed='skip'."
+                    f"because nothing is blessed: {reasons}. Look at the evaluator's report and mend the data or the "
+                    "model. To let such a run end well, set on_not_blessed='skip'."
                 )
             return
         if found.objections:
