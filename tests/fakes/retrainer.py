@@ -7,6 +7,7 @@ its standard input is one run, one line on its standard output is what became of
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -165,6 +166,9 @@ def main() -> None:
         "tfx.v1",
         "tensorflow_model_analysis",
         "tfx.orchestration.local.local_dag_runner",
+        "tfx_mobile.quantization_evaluator.scoring.evaluation",
+        "tfx_mobile.release_store.filesystem_store",
+        "tests.fakes.retraining",
         *COMPONENTS.values(),
     ):
         importlib.import_module(module)
@@ -177,6 +181,7 @@ def main() -> None:
         from pipelines.run_ir.steps import ForkedSteps
 
         ForkedSteps()
+    gc.freeze()  # what the imports made lives as long as the processes do
     processes: dict[int, int] = {}
     for line in sys.stdin:
         message = json.loads(line)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FEATURES, UNITS, CLASSES = 16, 32, 5
+FEATURES, UNITS, CLASSES = 16, 64, 5
 INPUT, LABEL = "features", "label"
 TRAIN, EVAL = 600, 400
 MODEL = "points"
@@ -31,10 +31,10 @@ Array = npt.NDArray[Any]
 def points(day: int, count: int, seed: int) -> tuple[Array, Array]:
     """Points of one day: float32 [count, 16], and their classes int64 [count]."""
     rng = np.random.default_rng(99)
-    centres, direction = rng.normal(0, 1.2, (2, 2 * CLASSES, FEATURES))
+    centres, direction = rng.normal(0, 1.7, (2, 2 * CLASSES, FEATURES))
     rng = np.random.default_rng([seed, day])
     which = rng.integers(0, 2 * CLASSES, count)
-    moved = centres + 0.02 * day * direction
+    moved = centres + 0.03 * day * direction
     return (moved[which] + rng.normal(0, 0.6, (count, FEATURES))).astype(np.float32), which % CLASSES
 
 
@@ -44,7 +44,7 @@ def write_day(folder: Path, day: int, *, wrong_labels: float = 0.0, other_unit: 
     Args:
         folder: The span's folder, or that of one of its versions.
         day: How far the data have moved.
-        wrong_labels: Share of the training examples whose label is that of another.
+        wrong_labels: Share of the training examples that carry the next class's label.
         other_unit: Whether one sensor reports in another unit. A float model that normalizes does not mind.
     """
     from tests.fakes import models
@@ -55,7 +55,7 @@ def write_day(folder: Path, day: int, *, wrong_labels: float = 0.0, other_unit: 
             features[:, 0] *= OTHER_UNIT
         if split == "train":
             wrong = slice(0, int(wrong_labels * count))
-            labels[wrong] = np.roll(labels[wrong], 1)
+            labels[wrong] = (labels[wrong] + 1) % CLASSES
         rows = [{INPUT: point, LABEL: int(label)} for point, label in zip(features, labels, strict=True)]
         models.write_records(folder / f"{split}.tfrecord.gz", map(models.serialize, rows))
 

@@ -19,12 +19,13 @@ pytest.importorskip("kfp", reason="The alerts' exit handler needs the extra kube
 from pipelines import alerts
 from pipelines.lineage import latest_run
 from tests.fakes.retrainer import Retrainer, Run, retrainer
-from tests.fakes.retraining import MODEL, write_day
+from tests.fakes.retraining import INPUT, MODEL, points, write_day
 from tfx_mobile import FilesystemDestination
 from tfx_mobile.artifacts import BLESSING_FILE
 from tfx_mobile.cli import main
 from tfx_mobile.records import EvaluationRecord
 from tfx_mobile.release_store import reading
+from tfx_mobile.tflite.runtime import SignatureRunner
 
 pytestmark = pytest.mark.slow
 
@@ -213,7 +214,7 @@ def test_the_history_of_production_is_exactly_right(
 
 
 def test_bad_days_were_refused_and_told(month: Month) -> None:
-    assert outcome(month, OTHER_UNIT) == ["refused (worst_slice, worse_than_production); alert"]
+    assert outcome(month, OTHER_UNIT) == ["refused (threshold, worse_than_production); alert"]
     assert outcome(month, WRONG_LABELS) == ["refused (worse_than_production); alert"]
     told = [json.loads(path.read_text()) for path in (month.folder / "alerts").iterdir()]
     assert len(told) == sum("alert" in line[2] for line in month.diary) == 4
@@ -229,6 +230,21 @@ def test_the_crash_released_once(month: Month) -> None:
 def test_what_was_rolled_back_stays_away_and_what_is_old_comes_too_late(month: Month) -> None:
     assert outcome(month, ROLLBACK) == ["pushed", "done", "ReleaseRefusedError; alert"]
     assert outcome(month, OLD_SPAN) == ["pushed", "superseded"]
+
+
+def test_without_retraining_phones_would_be_worse(month: Month) -> None:
+    """The data drift: what was released on day 1 is of little use on day 30."""
+    store = FilesystemDestination(base_directory=month.releases).open_store()
+    statement = reading.current_statement(store, MODEL, PRODUCTION)
+    assert statement is not None
+    features, labels = points(DAYS, 400, seed=3)
+
+    def accuracy(release_id: str) -> float:
+        model = reading.read_blob(store, reading.read_manifest(store, MODEL, release_id))
+        predicted = SignatureRunner(model).run({INPUT: features})["probabilities"].argmax(axis=1)
+        return float((predicted == labels).mean())
+
+    assert accuracy(statement.release_id) > accuracy(statement.history[-1].release_id) + 0.1
 
 
 def test_the_documentation_shows_this_month(month: Month) -> None:
