@@ -254,21 +254,37 @@ def _watched(do: Any, component: str, order: dict[str, Any], workspace: Path) ->
     return watched
 
 
-def _run_compiled(order: dict[str, Any], workspace: Path) -> Any:
+def _compile(order: dict[str, Any], workspace: Path, file: Path) -> None:
     from tfx.orchestration.kubeflow.decorators import FinalStatusStr
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
 
     from pipelines.alerts import Alert
-    from pipelines.run_ir import ir, runner
-    from pipelines.run_ir.steps import ForkedSteps
     from tests.fakes import retraining
 
-    file = workspace / "logs" / f"{order['number']}.job.json"
     config = kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(default_image="image:1", use_pipeline_spec_2_1=True)
     compiler = kubeflow_v2_dag_runner.KubeflowV2DagRunner(config=config, output_filename=str(file))
     if alerts_dir := order["kubeflow"].get("alerts_dir"):
         compiler.set_exit_handler(Alert(final_status=FinalStatusStr(), alerts_dir=alerts_dir))
     compiler.run(retraining.create_pipeline(workspace, for_kubeflow=True, **order["settings"]))
+
+
+def _run_compiled(order: dict[str, Any], workspace: Path) -> Any:
+    from pipelines.run_ir import ir, runner
+    from pipelines.run_ir.steps import ForkedSteps
+
+    # In a process of its own: compiling starts threads of TensorFlow, and no step could be forked here any more.
+    file = workspace / "logs" / f"{order['number']}.job.json"
+    pid = os.fork()
+    if not pid:
+        try:
+            _compile(order, workspace, file)
+        except BaseException:  # noqa: BLE001
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    if status:
+        raise RuntimeError("The pipeline was not compiled; the log says why.")
     job = runner.run_job(ir.load(file), workspace / "kubeflow", ForkedSteps())
     return {
         "exit_handler": job.exit_handler and job.exit_handler.state,
