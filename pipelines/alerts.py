@@ -1,8 +1,9 @@
-"""Says that a run failed: the exit handler of a pipeline on Kubeflow or Vertex, which runs whatever happened.
+"""Says that a run failed.
 
-It writes one line of JSON with `severity` ERROR to the log, which Cloud Logging understands, and the same to a file
-below a folder, for whatever watches that. It takes no address with a secret in it, such as a webhook's: parameters are
-public.
+`Alert` is the exit handler of a pipeline on Kubeflow or Vertex, which runs whatever happened; `report` is for the
+callback for failures of any other orchestrator. Either writes one line of JSON with `severity` ERROR to the log, which
+Cloud Logging understands, and the same to a file below a folder, for whatever watches that. Neither takes an address
+with a secret in it, such as a webhook's: parameters are public.
 """
 
 import json
@@ -27,12 +28,24 @@ def Alert(final_status: Parameter[str], alerts_dir: Parameter[str]) -> None:
     status = json.loads(final_status)
     if status.get("state") == SUCCEEDED:
         return
-    job = status.get("pipelineJobResourceName", "")
+    message = status.get("error", {}).get("message", "")
+    report(status.get("pipelineJobResourceName", ""), str(status.get("state")), message, alerts_dir)
+
+
+def report(job: str, state: str, reason: str, alerts_dir: str) -> None:
+    """Reports a run that did not succeed.
+
+    Args:
+        job: Name of the run; its last part names the file, so that a run is reported once however often this is called.
+        state: What became of it, such as `FAILED`.
+        reason: Why, as far as the orchestrator knows.
+        alerts_dir: Folder for a file per failed run; created.
+    """
     alert = {
         "severity": "ERROR",
-        "message": f"Pipeline run {job} ended as {status.get('state')}: {status.get('error', {}).get('message', '')}",
+        "message": f"Pipeline run {job} ended as {state}: {reason}",
         "pipeline_job": job,
-        "state": status.get("state"),
+        "state": state,
     }
     line = json.dumps(alert, sort_keys=True)
     print(line, file=sys.stderr, flush=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from pipelines import configs
 from tfx_mobile import Budget, CalibrationSpec, ConversionRecipe
@@ -74,6 +74,9 @@ class PipelineConfig(_Part):
             self-hosted Kubeflow Pipelines, which does not run the Resolver that takes.
         compare_with_production: Whether a new model must not be worse than what the first destination's channel names.
         conditional_push: Whether the pusher is skipped, rather than run and report, when nothing was blessed.
+        on_not_blessed: What the pusher does when nothing was blessed: `skip` ends the run well, `fail` fails it, which
+            needs `conditional_push: false`.
+        alerts_dir: Folder for a file per failed run, written by the exit handler; None for no exit handler.
         resources: By component id.
         service_account: Who runs the steps.
         labels: Of every run.
@@ -99,6 +102,8 @@ class PipelineConfig(_Part):
     compare_with_last_blessed: bool = True
     compare_with_production: bool = True
     conditional_push: bool = True
+    on_not_blessed: Literal["skip", "fail"] = "skip"
+    alerts_dir: str | None = None
     resources: dict[str, Resources] = Field(default_factory=dict)
     service_account: str | None = None
     labels: dict[str, str] = Field(default_factory=dict)
@@ -123,6 +128,17 @@ class PipelineConfig(_Part):
     @classmethod
     def _check_destinations(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
         parse_destinations(value)
+        return value
+
+    @field_validator("on_not_blessed")
+    @classmethod
+    def _check_pusher_can_fail(cls, value: str, info: ValidationInfo) -> str:
+        # Of a field above; absent if that one is wrong itself.
+        if value == "fail" and info.data.get("conditional_push"):
+            raise ValueError(
+                "a pusher that is skipped cannot fail, and conditional_push skips it when nothing is blessed; set "
+                "conditional_push: false to be told, or on_not_blessed: skip"
+            )
         return value
 
     @field_validator("float_eval_config", "mobile_eval_config")

@@ -61,6 +61,7 @@ def create(config: PipelineConfig) -> Pipeline:
         range_config=RuntimeParameter(name=RANGE_CONFIG, ptype=str) if config.span_pattern else None,
         compare_with_last_blessed=config.compare_with_last_blessed,
         conditional_push=config.conditional_push,
+        on_not_blessed=config.on_not_blessed,
         # A local flag would have TFX build and ship a package of itself in every step.
         beam_pipeline_args=(),
     )
@@ -99,6 +100,13 @@ def compile_pipeline(config: PipelineConfig, output: Path, schema_version: str =
         default_image=image_of(config), use_pipeline_spec_2_1=schema_version == "2.1"
     )
     runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(config=runner_config, output_filename=str(output))
+    if config.alerts_dir is not None:
+        # Needs the compiler, too, which a local run does without.
+        from tfx.orchestration.kubeflow.decorators import FinalStatusStr
+
+        from pipelines.alerts import Alert
+
+        runner.set_exit_handler(Alert(final_status=FinalStatusStr(), alerts_dir=config.alerts_dir))
     output.parent.mkdir(parents=True, exist_ok=True)
     job: dict[str, Any] = runner.run(create(config), write_out=False)
     hand_parameters_on(job)
@@ -173,8 +181,8 @@ def main(output: Path, config_path: Path, schema: str) -> None:
     except (ValueError, RuntimeError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
-    tasks = job["pipelineSpec"]["root"]["dag"]["tasks"]
-    click.echo(f"{output}: {len(tasks)} steps, schema {job['pipelineSpec']['schemaVersion']}.")
+    steps = len(job["pipelineSpec"]["deploymentSpec"]["executors"])
+    click.echo(f"{output}: {steps} steps, schema {job['pipelineSpec']['schemaVersion']}.")
     click.echo(f"{parameters_file(output)}: {', '.join(json.loads(parameters_file(output).read_text()))}.")
 
 

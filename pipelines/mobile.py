@@ -61,6 +61,7 @@ def create_pipeline(
     range_config: RuntimeParameter | None = None,
     compare_with_last_blessed: bool = True,
     conditional_push: bool = False,
+    on_not_blessed: str = "skip",
     metadata_connection_config: Any = None,
     beam_pipeline_args: Sequence[str] = _IN_THIS_PROCESS,
     enable_cache: bool = True,
@@ -93,10 +94,20 @@ def create_pipeline(
             Resolver, which self-hosted Kubeflow Pipelines does not run.
         conditional_push: Whether MobilePusher is skipped when nothing was blessed, so that the run shows it; otherwise
             it runs and reports `not_blessed`.
+        on_not_blessed: What MobilePusher does then: `skip` ends the run well, `fail` fails it, so that somebody
+            is told.
         metadata_connection_config: ML Metadata store; None where the runner brings its own.
         beam_pipeline_args: How Beam runs.
         enable_cache: Whether an unchanged step is served from the cache.
+
+    Raises:
+        ValueError: `on_not_blessed` is not valid, or cannot hold because of `conditional_push`.
     """
+    if conditional_push and on_not_blessed == "fail":
+        raise ValueError(
+            "on_not_blessed='fail' and conditional_push=True contradict each other: a pusher that is skipped cannot "
+            "fail. Set conditional_push=False to be told of a model that is refused, or on_not_blessed='skip'."
+        )
     splits = [
         example_gen_pb2.SplitConfig.Split(name="train", hash_buckets=3),
         example_gen_pb2.SplitConfig.Split(name="eval", hash_buckets=1),
@@ -186,6 +197,7 @@ def create_pipeline(
             model_name=model_name,
             channel=channel,
             destinations=destinations,
+            on_not_blessed=on_not_blessed,
         )
     return Pipeline(
         pipeline_name=pipeline_name,

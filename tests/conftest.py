@@ -14,11 +14,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 network.isolate()
 
 _FAULT_CASES: list[int] = []
+_PRINTED: list[str] = []
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Collects what `tests/faults/every_fault.py` counted, also from the workers of pytest-xdist."""
+    """Collects what `tests/faults/every_fault.py` counted and what tests print, also from pytest-xdist's workers."""
     if report.when == "call":
+        _PRINTED.extend(str(value) for name, value in report.user_properties if name == "printed")
         _FAULT_CASES.extend(int(str(value)) for name, value in report.user_properties if name == "fault_cases")
 
 
@@ -43,6 +45,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints what was counted; a fault case is one request of an act, hit by one fault, and the act repeated."""
+    for text in _PRINTED:
+        terminalreporter.write_line(text)
     if _FAULT_CASES:
         terminalreporter.write_line(f"{sum(_FAULT_CASES)} fault cases: every request of an act with every fault")
     terminalreporter.write_line(network.summary())

@@ -97,7 +97,7 @@ class PushError(TFXMobileError):
 
 
 class NotBlessedError(PushError):
-    """The blessing is missing or names other bytes than the ones to be pushed."""
+    """The blessing is missing, names other bytes than those to be pushed, or says no where that shall be an error."""
 
 
 class ModelTooLargeError(PushError):

@@ -160,6 +160,10 @@ class Place:
     def push(self, inputs: Inputs, **exec_properties: Any) -> Artifact:
         self.pushes += 1
         pushed = pushed_artifact(self.folder / "pushed" / str(self.pushes))
+        self.push_into(pushed, inputs, **exec_properties)
+        return pushed
+
+    def push_into(self, pushed: Artifact, inputs: Inputs, **exec_properties: Any) -> None:
         properties = {
             "model_name": "digits",
             "channel": "production",
@@ -168,7 +172,6 @@ class Place:
             "fingerprint": "any",
         } | exec_properties
         Executor().Do(inputs, {"pushed_model": [pushed]}, properties)
-        return pushed
 
     def assert_untouched(self) -> None:
         assert not self.root.exists()

@@ -74,6 +74,7 @@ def test_a_minimal_component() -> None:
         "allow_unblessed": 0,
         "variant": "",
         "on_stale": "skip",
+        "on_not_blessed": "skip",
         "labels": "{}",
         "signing_key": "",
         "trusted_keys": "[]",
@@ -125,6 +126,7 @@ def test_all_inputs_can_be_wired() -> None:
         ),
         ({"dry_run": "perhaps"}, "dry_run='perhaps' is not a boolean"),
         ({"on_stale": "wait"}, "on_stale='wait' is not valid; use 'skip' .* or 'fail'"),
+        ({"on_not_blessed": "alert"}, "on_not_blessed='alert' is not valid; use 'skip' .* or 'fail'"),
         ({"labels": ["a"]}, r"labels=\['a'\] is not a mapping"),
         ({"labels": "{"}, "labels='{' is not JSON"),
         ({"labels": {"": "x"}}, "labels has the name ''; use 1 to 63"),
@@ -424,8 +426,9 @@ def assert_not_blessed(place: Place, pushed: Artifact) -> str:
     assert pushed.get_int_custom_property("pushed") == 0
     assert pushed.get_string_custom_property("push_status") == "not_blessed"
     assert not pushed.has_custom_property("release_id")
-    assert not Path(pushed.uri).exists()
     reasons: str = pushed.get_string_custom_property("reasons")
+    assert [path.name for path in Path(pushed.uri).iterdir()] == ["reasons.json"]
+    assert file_of([pushed], "reasons.json").read_text() == reasons
     return reasons
 
 
@@ -433,6 +436,20 @@ def test_not_blessed(place: Place, tmp_path: Path) -> None:
     pushed = place.push(given.inputs_of(tmp_path / "run", blessed=False))
     reasons = assert_not_blessed(place, pushed)
     assert json.loads(reasons) == ["dynamic_range: accuracy on label:2 is 0.5, needs >= 0.9"]
+
+
+def test_not_blessed_is_an_error_where_asked_for_and_recorded_first(place: Place, tmp_path: Path) -> None:
+    inputs = given.inputs_of(tmp_path / "run", blessed=False)
+    pushed = given.pushed_artifact(tmp_path / "pushed")
+    with pytest.raises(
+        NotBlessedError, match=r"channel 'production' of 'digits', which stays.*label:2 is 0.5.*on_not_blessed='skip'"
+    ):
+        place.push_into(pushed, inputs, on_not_blessed="fail")
+    assert "label:2 is 0.5" in assert_not_blessed(place, pushed)
+
+
+def test_a_blessed_model_does_not_mind_that(place: Place, inputs: Inputs) -> None:
+    assert place.push(inputs, on_not_blessed="fail").get_string_custom_property("push_status") == "pushed"
 
 
 @pytest.mark.parametrize(

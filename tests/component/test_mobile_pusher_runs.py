@@ -24,6 +24,7 @@ from pipelines.lineage import NodeRun, latest_run
 from tests.component import pusher_artifacts as given
 from tests.fakes.releases import model_bytes, tree
 from tfx_mobile import FilesystemDestination, MobilePusher
+from tfx_mobile.errors import NotBlessedError
 from tfx_mobile.release_store.destinations import destinations_to_json
 from tfx_mobile.release_store.reading import resolve
 
@@ -175,6 +176,7 @@ def test_runtime_parameters(world: World) -> None:
         "destinations": destinations_to_json([world.destination]),
         "labels": '{"team": "vision"}',
         "on_stale": "fail",
+        "on_not_blessed": "fail",
         "variant": "",
         "dry_run": 1,
         "allow_unblessed": 0,
@@ -196,12 +198,26 @@ def test_runtime_parameters(world: World) -> None:
         {"model_name": "a b"},
         {"labels": "[]"},
         {"on_stale": "no"},
+        {"on_not_blessed": "no"},
         {"destinations": "[]"},
         {"variant": "float32"},
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             run(**wrong)
     assert tree(world.root) == before
+
+
+def test_a_refusal_fails_the_run_if_a_runtime_parameter_says_so(world: World) -> None:
+    inputs = world.inputs(blessed=False)
+    on_not_blessed = RuntimeParameter(name="on_not_blessed", ptype=str, default="fail")
+    with pytest.raises(NotBlessedError, match="Nothing was pushed to channel 'production'"):
+        world.run(inputs, on_not_blessed=on_not_blessed)
+    # A failure is not cached: the same run again fails again, and one that need not fail ends well.
+    with pytest.raises(NotBlessedError):
+        world.run(inputs, on_not_blessed=on_not_blessed)
+    ended = world.run(inputs, values={"on_not_blessed": "skip"}, on_not_blessed=on_not_blessed)
+    assert text(ended, "push_status") == "not_blessed"
+    assert not world.root.exists()
 
 
 def test_defaults_of_runtime_parameters(world: World) -> None:

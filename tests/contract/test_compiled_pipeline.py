@@ -188,3 +188,25 @@ def test_beam_arguments_reach_every_container(tmp_path: Path) -> None:
     assert container["args"][-2:] == arguments
     (plain,) = containers(compile_pipeline(tmp_path / "p.json", [Count()])).values()
     assert not [a for a in plain["args"] if "runner=" in a]
+
+
+def test_a_folder_for_alerts_is_an_exit_handler(tmp_path: Path) -> None:
+    config = config_file.load(kubeflow_v2.DEFAULT_CONFIG)
+    told = config.model_copy(
+        update={"alerts_dir": "gs://bucket/alerts", "conditional_push": False, "on_not_blessed": "fail"}
+    )
+    kubeflow_v2.compile_pipeline(told, tmp_path / "job.json")
+    compiled = ir.load(tmp_path / "job.json")
+    assert compiled.exit_handler is not None
+    assert compiled.exit_handler.runs_always
+    values = compiled.exit_handler.spec["inputs"]["parameters"]
+    assert values["alerts_dir"]["runtimeValue"]["constant"] == "gs://bucket/alerts"
+    pusher = next(task for task in compiled.tasks if task.name == "MobilePusher")
+    assert pusher.condition is None
+    assert pusher.spec["inputs"]["parameters"]["on_not_blessed"]["runtimeValue"]["constant"] == "fail"
+
+
+def test_a_skipped_pusher_cannot_fail(tmp_path: Path) -> None:
+    config = config_file.load(kubeflow_v2.DEFAULT_CONFIG).model_copy(update={"on_not_blessed": "fail"})
+    with pytest.raises(ValueError, match=r"on_not_blessed='fail' and conditional_push=True contradict each other"):
+        kubeflow_v2.compile_pipeline(config, tmp_path / "job.json")

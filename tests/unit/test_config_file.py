@@ -55,6 +55,16 @@ def line_of(path: Path, text: str) -> int:
             "num_sample: 200",
             r"line {}: calibration=.*num_sample=200.*Its fields are split, num_samples",
         ),
+        (
+            "labels: {team: vision}",
+            "on_not_blessed: fail",
+            r"line {}: on_not_blessed='fail': .*conditional_push: false.*on_not_blessed: skip",
+        ),
+        (
+            "labels: {team: vision}",
+            "on_not_blessed: alert",
+            r"line {}: on_not_blessed='alert': .*'skip' or 'fail'",
+        ),
         ("int16x8]", "int17x8]", r"line {}: recipes=.*int17x8.*float32"),
     ],
 )
@@ -93,3 +103,8 @@ def test_what_is_no_config(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("just text")
     with pytest.raises(ValueError, match="holds no keys"):
         config_file.load(tmp_path / "a.yaml")
+
+
+def test_a_refused_model_can_fail_the_run(tmp_path: Path) -> None:
+    path = changed(tmp_path, "labels: {team: vision}", "conditional_push: false\non_not_blessed: fail")
+    assert config_file.load(path).on_not_blessed == "fail"

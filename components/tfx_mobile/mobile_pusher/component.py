@@ -45,6 +45,7 @@ class MobilePusherSpec(ComponentSpec):
         parameters.ALLOW_UNBLESSED: ExecutionParameter(type=int),
         parameters.VARIANT: ExecutionParameter(type=str),
         parameters.ON_STALE: ExecutionParameter(type=str),
+        parameters.ON_NOT_BLESSED: ExecutionParameter(type=str),
         parameters.LABELS: ExecutionParameter(type=str),
         parameters.SIGNING_KEY: ExecutionParameter(type=str),
         parameters.TRUSTED_KEYS: ExecutionParameter(type=str),
@@ -85,6 +86,8 @@ class MobilePusher(base_component.BaseComponent):
         variant: Which of `variants` to push: the name of its recipe.
         on_stale: What to do if the channel has the release of a newer run, by span of the examples, their version, or
             the time the float model was recorded: `skip` ends well with the status `superseded`, `fail` raises.
+        on_not_blessed: What to do if nothing is blessed: `skip` ends well with the status `not_blessed`, `fail` raises
+            NotBlessedError once that is recorded, so that an exit handler or a callback for failures tells somebody.
         labels: What else to say about the release: at most 32 short printable texts by name. They become part of the
             release and are public as it is.
         signing_key: Which key signs the release and the channel: KmsSigningKey, for tests EnvironmentSigningKey, or
@@ -126,6 +129,7 @@ class MobilePusher(base_component.BaseComponent):
         variants: types.BaseChannel | None = None,
         variant: str | RuntimeParameter | None = None,
         on_stale: parameters.OnStale | RuntimeParameter = "skip",
+        on_not_blessed: parameters.OnNotBlessed | RuntimeParameter = "skip",
         labels: Mapping[str, str] | RuntimeParameter | None = None,
         signing_key: SigningKey | Mapping[str, Any] | str | RuntimeParameter | None = None,
         trusted_keys: Iterable[str] | RuntimeParameter | None = None,
@@ -139,6 +143,7 @@ class MobilePusher(base_component.BaseComponent):
             parameters.ALLOW_UNBLESSED: allow_unblessed,
             parameters.VARIANT: variant,
             parameters.ON_STALE: on_stale,
+            parameters.ON_NOT_BLESSED: on_not_blessed,
             parameters.LABELS: labels,
             parameters.SIGNING_KEY: signing_key,
             parameters.TRUSTED_KEYS: _listed(trusted_keys),
@@ -180,6 +185,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     parameters.ALLOW_UNBLESSED: lambda value: int(parameters.parse_flag(parameters.ALLOW_UNBLESSED, value)),
     parameters.VARIANT: parameters.parse_variant,
     parameters.ON_STALE: parameters.parse_on_stale,
+    parameters.ON_NOT_BLESSED: parameters.parse_on_not_blessed,
     parameters.LABELS: parameters.labels_json,
     parameters.SIGNING_KEY: parameters.signing_key_json,
     parameters.TRUSTED_KEYS: parameters.trusted_keys_json,

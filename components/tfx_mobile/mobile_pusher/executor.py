@@ -10,7 +10,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types.artifact import Artifact
 
 from tfx_mobile import artifact_io, artifacts
-from tfx_mobile.errors import PushError, TFXMobileError
+from tfx_mobile.errors import NotBlessedError, PushError, TFXMobileError
 from tfx_mobile.mobile_pusher import candidate, parameters
 from tfx_mobile.mobile_pusher.candidate import Candidate, Refusal
 from tfx_mobile.mobile_pusher.parameters import Parameters
@@ -44,7 +44,8 @@ class Executor(base_executor.BaseExecutor):
 
         Raises:
             ValueError: A parameter is not valid.
-            NotBlessedError: The blessing is of other bytes, or of nothing.
+            NotBlessedError: The blessing is of other bytes, or of nothing; or nothing is blessed, and `on_not_blessed`
+                asks for an error.
             ModelFileError: The file is missing, not the only one, not a `.tflite`, or altered.
             PushError: See `delivery.deliver`.
         """
@@ -63,6 +64,15 @@ class Executor(base_executor.BaseExecutor):
         if isinstance(found, Refusal):
             logging.warning("Not blessed, nothing is pushed: %s", "; ".join(found.reasons))
             _describe(pushed_model, "not_blessed", given.channel, found.reasons)
+            # Kubeflow drops the properties of a step that fails, and keeps its files.
+            artifact_io.write_bytes(pushed_model, artifacts.REASONS_FILE, canonical_json(found.reasons))
+            if given.on_not_blessed == "fail":
+                reasons = "; ".join(reason.rstrip(".") for reason in found.reasons)
+                raise NotBlessedError(
+                    f"Nothing was pushed to channel {given.channel!r} of {given.model_name!r}, which stays as it is, "
+                    f"because nothing is blessed: {reasons}. Look at the evaluator's report and mend the data or the "
+                    "model. To let such a run end well, set on_not_blessed='skip'."
+                )
             return
         if found.objections:
             logging.warning(

@@ -24,6 +24,7 @@ from tfx_mobile.release_store.signing_keys import (
 from tfx_mobile.rollout.spec import RemoteConfigRollout, parse_rollout
 
 OnStale = Literal["skip", "fail"]
+OnNotBlessed = Literal["skip", "fail"]
 
 MODEL_NAME = "model_name"
 CHANNEL = "channel"
@@ -32,6 +33,7 @@ DRY_RUN = "dry_run"
 ALLOW_UNBLESSED = "allow_unblessed"
 VARIANT = "variant"
 ON_STALE = "on_stale"
+ON_NOT_BLESSED = "on_not_blessed"
 LABELS = "labels"
 SIGNING_KEY = "signing_key"
 TRUSTED_KEYS = "trusted_keys"
@@ -56,6 +58,7 @@ class Parameters:
         allow_unblessed: Whether what nobody blessed may be pushed.
         variant: Which variant of a TFLiteVariants to push; empty if the evaluator chose.
         on_stale: What to do where a newer run's release is on the channel.
+        on_not_blessed: What to do where nothing may be pushed, because somebody did not bless.
         labels: What the author says about the release.
         signing_key: Which key signs; None leaves releases unsigned.
         trusted_keys: PEM texts of the public keys of which one must have signed what is there; empty requires nothing.
@@ -69,6 +72,7 @@ class Parameters:
     allow_unblessed: bool
     variant: str
     on_stale: OnStale
+    on_not_blessed: OnNotBlessed
     labels: dict[str, str]
     signing_key: SigningKey | None
     trusted_keys: tuple[str, ...]
@@ -94,6 +98,7 @@ def read(values: Mapping[str, Any]) -> Parameters:
         allow_unblessed=parse_flag(ALLOW_UNBLESSED, values.get(ALLOW_UNBLESSED)),
         variant=parse_variant(values.get(VARIANT)),
         on_stale=parse_on_stale(values.get(ON_STALE)),
+        on_not_blessed=parse_on_not_blessed(values.get(ON_NOT_BLESSED)),
         labels=parse_labels(values.get(LABELS)),
         signing_key=parse_optional_key(values.get(SIGNING_KEY)),
         trusted_keys=parse_trusted_keys(values.get(TRUSTED_KEYS) or ()),
@@ -214,6 +219,23 @@ def parse_on_stale(value: Any) -> OnStale:
         raise ValueError(
             f"on_stale={value!r} is not valid; use 'skip' to end well without a push when a newer run was faster, or "
             "'fail' to end in an error."
+        )
+    return choices[value]
+
+
+def parse_on_not_blessed(value: Any) -> OnNotBlessed:
+    """What to do where nothing may be pushed, because somebody did not bless.
+
+    Raises:
+        ValueError: `value` is not one of the choices.
+    """
+    choices: dict[Any, OnNotBlessed] = {choice: choice for choice in get_args(OnNotBlessed)}
+    if value is None:
+        return "skip"
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(
+            f"on_not_blessed={value!r} is not valid; use 'skip' to end well without a push when nothing is blessed, or "
+            "'fail' to end in an error, so that whoever watches for failed runs is told."
         )
     return choices[value]
 
