@@ -194,6 +194,8 @@ def main() -> None:
             answer = {"exit_code": os.waitstatus_to_exitcode(status)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+    for pid in processes.values():  # whose test failed while they ran
+        os.kill(pid, signal.SIGKILL)
 
 
 def _fork(order: dict[str, Any]) -> int:

@@ -200,6 +200,7 @@ def create_pipeline(
         components=[example_gen, trainer, converter, evaluator, pusher],
         enable_cache=enable_cache,
         metadata_connection_config=None if for_kubeflow else metadata.sqlite_metadata_connection_config(str(database)),
-        # None: any flag has TFX build a package of itself for each step. The program that runs this names the runner.
-        beam_pipeline_args=[],
+        # A DirectRunner would download another one. On LocalDagRunner the program that runs this names it instead, as
+        # any flag has TFX build a package of itself for each step.
+        beam_pipeline_args=["--runner=FnApiRunner"] if for_kubeflow else [],
     )
