@@ -62,8 +62,9 @@ def create(config: PipelineConfig) -> Pipeline:
         compare_with_last_blessed=config.compare_with_last_blessed,
         conditional_push=config.conditional_push,
         on_not_blessed=config.on_not_blessed,
-        # A local flag would have TFX build and ship a package of itself in every step.
-        beam_pipeline_args=(),
+        # The runner by its name: a DirectRunner downloads another one from GitHub while a step runs, and uses that. The
+        # image is named so that TFX does not build a package of itself in every step, for workers that there are not.
+        beam_pipeline_args=("--runner=FnApiRunner", f"--sdk_container_image={image_of(config)}"),
     )
     _give_resources(pipeline, config)
     return pipeline

@@ -20,6 +20,10 @@ def main() -> None:
     os.dup2(2, 1)  # whatever importing prints is no answer
     for module in steps.ENTRY_POINTS:
         __import__(module)
+    # A step that names no runner would download one from GitHub, and use that.
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    StandardOptions.DEFAULT_RUNNER = "FnApiRunner"
     for line in sys.stdin:
         request = json.loads(line)
         done = steps.fork_step(request["module"], request["arguments"], Path(request["log"]))
