@@ -1,7 +1,7 @@
 """The process that forked steps come from: it has imported TFX's entry points and run nothing.
 
-A process that has run TensorFlow cannot be forked into one that does, which would wait for threads it does not have; and
-defining a pipeline may run it. Reads a JSON line for each step, and answers with one.
+A process that has run TensorFlow cannot be forked into one that does, which would wait for threads it does not have;
+and defining a pipeline may run it. Reads a JSON line for each step, and answers with one.
 """
 
 from __future__ import annotations
