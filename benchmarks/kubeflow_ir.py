@@ -112,7 +112,7 @@ def main() -> None:
             started = time.monotonic()
             kubeflow_v2.compile_pipeline(config, fast / "job.json")
             seconds.append(time.monotonic() - started)
-        # The first also imports TFMA, which reads the gates.
+        # The first also imports what is imported late.
         results["compile_seconds"] = {"first": round(seconds[0], 2), "next": round(sorted(seconds[1:])[2], 3)}
         results["fast"] = measure(ForkedSteps(), kubeflow_v2.compile_pipeline, config, fast)
         if python.exists():
