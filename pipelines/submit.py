@@ -6,7 +6,6 @@ as it likes.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import click
@@ -22,35 +21,12 @@ from pipelines import submit_options as common
 @common.run_options
 @common.cache_option
 @common.vertex_options
-@click.option("--span", type=int, help="The span of the data: becomes part of the job id, and ExampleGen takes it.")
-@click.option("--version", type=int, help="The version of the span.")
-@click.option("--job-id", help="A name for the run, in place of one made of its data.")
-@click.option("--attempt", type=int, default=1, show_default=True, help="2 or more runs the same data again.")
+@common.data_options("The span of the data: becomes part of the job id, and ExampleGen takes it.")
 @common.output_options
-def main(
-    project: str,
-    location: str,
-    span: int | None,
-    version: int | None,
-    job_id: str | None,
-    attempt: int,
-    dry_run: bool,
-    as_json: bool,
-    **run_options: Any,
-) -> None:
-    with common.told():
-        options = common.RunOptions(**run_options)
-        submission = options.compiled.submission(
-            data=common.data_version(span, version), job_id=job_id, attempt=attempt, **options.run
-        )
-        from pipelines.vertex import Vertex, check_submission
+def main(project: str, location: str, **options: Any) -> None:
+    from pipelines.vertex import Vertex, check_submission
 
-        check_submission(submission)
-        if dry_run:
-            common.show(as_json, submission.summary(), common.preview(submission))
-            return
-        submitted = Vertex(project, location).submit(submission)
-        common.show(as_json, dataclasses.asdict(submitted), str(submitted))
+    common.submit_run(lambda: Vertex(project, location), check_submission, **options)
 
 
 if __name__ == "__main__":

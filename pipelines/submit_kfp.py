@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import click
@@ -28,35 +27,12 @@ def main() -> None:
 @common.run_options
 @common.cache_option
 @common.kubeflow_options
-@click.option("--span", type=int, help="The span of the data, whose folder is --parameter examples_dir=...")
-@click.option("--version", type=int, help="The version of the span.")
-@click.option("--job-id", help="A name for the run, in place of one made of its data.")
-@click.option("--attempt", type=int, default=1, show_default=True, help="2 or more runs the same data again.")
+@common.data_options("The span of the data, whose folder is --parameter examples_dir=...")
 @common.output_options
-def run(
-    host: str,
-    namespace: str | None,
-    span: int | None,
-    version: int | None,
-    job_id: str | None,
-    attempt: int,
-    dry_run: bool,
-    as_json: bool,
-    **run_options: Any,
-) -> None:
-    with common.told():
-        options = common.RunOptions(**run_options)
-        submission = options.compiled.submission(
-            data=common.data_version(span, version), job_id=job_id, attempt=attempt, **options.run
-        )
-        from pipelines.kubeflow_api import Kubeflow, check_submission
+def run(host: str, namespace: str | None, **options: Any) -> None:
+    from pipelines.kubeflow_api import Kubeflow, check_submission
 
-        check_submission(submission)
-        if dry_run:
-            common.show(as_json, submission.summary(), common.preview(submission))
-            return
-        submitted = Kubeflow(host, namespace).submit(submission)
-        common.show(as_json, dataclasses.asdict(submitted), str(submitted))
+    common.submit_run(lambda: Kubeflow(host, namespace), check_submission, **options)
 
 
 @main.command(

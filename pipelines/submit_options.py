@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -76,6 +77,25 @@ def output_options(command: _F) -> _F:
     return click.option("--dry-run", is_flag=True, help="Check everything that needs no service, and send nothing.")(
         command
     )
+
+
+def data_options(span_help: str) -> Callable[[_F], _F]:
+    """The options that say which data a run is of, and so what it is called."""
+
+    def decorate(command: _F) -> _F:
+        options = (
+            click.option("--span", type=int, help=span_help),
+            click.option("--version", type=int, help="The version of the span."),
+            click.option("--job-id", help="A name for the run, in place of one made of its data."),
+            click.option(
+                "--attempt", type=int, default=1, show_default=True, help="2 or more runs the same data again."
+            ),
+        )
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 class RunOptions:
@@ -160,6 +180,44 @@ def told() -> Iterator[None]:
 def show(as_json: bool, values: dict[str, Any], text: str) -> None:
     """Prints what was done."""
     click.echo(json.dumps(values, indent=2, sort_keys=True) if as_json else text)
+
+
+def submit_run(
+    target: Callable[[], compiled.Target],
+    check: Callable[[compiled.Submission], None],
+    *,
+    span: int | None,
+    version: int | None,
+    job_id: str | None,
+    attempt: int,
+    dry_run: bool,
+    as_json: bool,
+    **run_options: Any,
+) -> None:
+    """Carries out a command that submits one run.
+
+    Args:
+        target: Opens the service; not called for a dry run.
+        check: Raises a ValueError for what the service would not take.
+        span: Of the data.
+        version: Of the span.
+        job_id: A name for the run, in place of one made of its data.
+        attempt: Which one at this data.
+        dry_run: Whether to send nothing.
+        as_json: Whether to print JSON.
+        **run_options: See RunOptions.
+    """
+    with told():
+        options = RunOptions(**run_options)
+        submission = options.compiled.submission(
+            data=data_version(span, version), job_id=job_id, attempt=attempt, **options.run
+        )
+        check(submission)
+        if dry_run:
+            show(as_json, submission.summary(), preview(submission))
+            return
+        submitted = target().submit(submission)
+        show(as_json, dataclasses.asdict(submitted), str(submitted))
 
 
 def lines_of(values: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from tfx_mobile import artifact_io, secrets_check
 from tfx_mobile.records import canonical_json
@@ -212,15 +212,11 @@ def parse_on_stale(value: Any) -> OnStale:
     Raises:
         ValueError: `value` is not one of the choices.
     """
-    choices: dict[Any, OnStale] = {choice: choice for choice in get_args(OnStale)}
-    if value is None:
-        return "skip"
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(
-            f"on_stale={value!r} is not valid; use 'skip' to end well without a push when a newer run was faster, or "
-            "'fail' to end in an error."
-        )
-    return choices[value]
+    return _skip_or_fail(
+        value,
+        f"on_stale={value!r} is not valid; use 'skip' to end well without a push when a newer run was faster, or "
+        "'fail' to end in an error.",
+    )
 
 
 def parse_on_not_blessed(value: Any) -> OnNotBlessed:
@@ -229,15 +225,20 @@ def parse_on_not_blessed(value: Any) -> OnNotBlessed:
     Raises:
         ValueError: `value` is not one of the choices.
     """
-    choices: dict[Any, OnNotBlessed] = {choice: choice for choice in get_args(OnNotBlessed)}
-    if value is None:
+    return _skip_or_fail(
+        value,
+        f"on_not_blessed={value!r} is not valid; use 'skip' to end well without a push when nothing is blessed, or "
+        "'fail' to end in an error, so that whoever watches for failed runs is told.",
+    )
+
+
+def _skip_or_fail(value: Any, problem: str) -> Literal["skip", "fail"]:
+    """One of two words, the first if there is none."""
+    if value is None or value == "skip":
         return "skip"
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(
-            f"on_not_blessed={value!r} is not valid; use 'skip' to end well without a push when nothing is blessed, or "
-            "'fail' to end in an error, so that whoever watches for failed runs is told."
-        )
-    return choices[value]
+    if value == "fail":
+        return "fail"
+    raise ValueError(problem)
 
 
 def parse_labels(value: Any) -> dict[str, str]:
