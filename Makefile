@@ -48,7 +48,7 @@ find_python() { \
 }
 endef
 
-.PHONY: help setup lint-tools demo run-ir image test test-container test-fast test-report test-wheel test-1.21 test-storage-3 \
+.PHONY: help setup lint-tools demo run-ir image test test-month test-container test-fast test-report test-wheel test-1.21 test-storage-3 \
   check format lock bench clean
 
 help: ## show this list
@@ -148,7 +148,10 @@ demo: setup ## digits in, a verified on-device release out; a second run compare
 # Chromium starts from a fresh process: from one that has run hundreds of tests it was seen to die.
 test: setup ## the whole default suite
 	@$(if $(ARGS),,$(RUN) -m pytest -q tests/browser;) \
-	$(RUN) -m pytest -q -n 2 --dist loadfile $(if $(ARGS),$(ARGS),--ignore tests/browser)
+	$(RUN) -m pytest -q -n 2 --dist loadfile $(if $(ARGS),$(ARGS),--ignore tests/browser --ignore tests/pipeline/test_month.py)
+
+test-month: setup ## a month of daily retrains, simulated with real components; prints the channel's history
+	@$(RUN) -m pytest -q tests/pipeline/test_month.py $(ARGS)
 
 test-fast: setup ## the suite without the tests that take minutes
 	@$(RUN) -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
