@@ -10,11 +10,10 @@ There is no journal. The destinations are the state: a run that dies is finished
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-from absl import logging
 
 from tfx_mobile.errors import ModelTooLargeError, SupersededError, TFXMobileError
 from tfx_mobile.records import PushReceipt
@@ -22,6 +21,8 @@ from tfx_mobile.release_store.destinations import Destination
 from tfx_mobile.release_store.publishing import Push, plan, publish, stage
 from tfx_mobile.release_store.signing import Keyring
 from tfx_mobile.release_store.store import Follower, FollowResult, Store
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def plan_delivery(
             )
     planned = tuple(_plan(opened, push) for opened in destinations)
     for receipt in planned:
-        logging.info("Checked %s: a push would be %s.", receipt.destination, receipt.details["would_be"])
+        _log.info("Checked %s: a push would be %s.", receipt.destination, receipt.details["would_be"])
         if on_stale == "fail" and receipt.details["would_be"] == "superseded":
             raise _superseded(receipt, push)
     return planned
@@ -116,7 +117,7 @@ def deliver(
             if on_stale == "fail" and receipt.status == "superseded":
                 raise _superseded(receipt, push)
         receipts[position] = receipt
-        logging.info("%s: %s: %s", receipt.destination, receipt.status, receipt.to_json().decode())
+        _log.info("%s: %s: %s", receipt.destination, receipt.status, receipt.to_json().decode())
     return tuple(receipts[position] for position in range(len(destinations)))
 
 
@@ -128,7 +129,7 @@ def _reporting(
     try:
         yield
     except TFXMobileError as error:
-        logging.error("%s: failed: %s", destinations[position].address, error)
+        _log.error("%s: failed: %s", destinations[position].address, error)
         if len(destinations) == 1:
             raise
         raise type(error)(f"{error} {_progress(destinations, receipts, position)}") from error

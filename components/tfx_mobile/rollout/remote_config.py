@@ -8,18 +8,20 @@ read; whoever loses that race reads again and decides anew. Nothing is ever forc
 from __future__ import annotations
 
 import json
+import logging
 import urllib.parse
 from dataclasses import dataclass
 from typing import Literal
 
 import tenacity
-from absl import logging
 
 from tfx_mobile.errors import ConflictError, DestinationUnavailableError, PushError, RolloutRefusedError
 from tfx_mobile.google_rest import Answer, AnswerLostError, Patience, RestClient
 from tfx_mobile.records.base import Record
 from tfx_mobile.rollout import template
 from tfx_mobile.rollout.spec import RemoteConfigRollout, percent_text
+
+_log = logging.getLogger(__name__)
 
 ENDPOINT = "https://firebaseremoteconfig.googleapis.com"
 ENDPOINT_VARIABLE = "TFX_MOBILE_REMOTE_CONFIG_ENDPOINT"
@@ -237,7 +239,7 @@ class _Act:
                 "agree on who sets it, and do it again."
             )
         if shown.etag == etag and template.strangers_differ(written, shown.text, self._aim):
-            logging.warning(
+            _log.warning(
                 "Remote Config version %s differs from the one before in more than parameter %r and condition %r, "
                 "although nothing else was changed. Compare the two in the Firebase console.",
                 template.version_number(shown.text),
