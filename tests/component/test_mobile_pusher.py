@@ -337,7 +337,7 @@ def test_a_destination_that_fails_later_is_reported_with_what_came_of_the_others
     third = tmp_path / "third"
     three = [place.destination, *(FilesystemDestination(base_directory=tmp_path / name) for name in ("other", "third"))]
     report = rf"directory.*Failed: {tmp_path}/other. Already done: {place.root} \(pushed\). Not attempted: {third}\."
-    with caplog.at_level(logging.INFO, "absl"), pytest.raises(DestinationUnavailableError, match=report):
+    with caplog.at_level(logging.INFO, "tfx_mobile"), pytest.raises(DestinationUnavailableError, match=report):
         place.push(inputs, destinations=destinations_to_json(three))
     assert f"{place.root}: pushed: {{" in caplog.text
     assert f"{tmp_path}/other: failed: Cannot write" in caplog.text
