@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -45,11 +46,7 @@ def main(
         from pipelines.vertex import Vertex, VertexSchedules, check_submission
 
         if pause or delete:
-            done = f"would be {'paused' if pause else 'deleted'}"
-            if not dry_run:
-                there = VertexSchedules(Vertex(project, location), name)
-                done = stop(there, delete)
-            common.show(as_json, {"schedule": name, "done": done}, f"{name}: {done}.")
+            stop(lambda: VertexSchedules(Vertex(project, location), name), name, delete, dry_run, as_json)
             return
         submission, when, digest = wanted(options, cron_line)
         check_submission(submission)
@@ -91,11 +88,15 @@ def max_concurrent_runs(options: common.RunOptions) -> int:
     return options.config.schedule.max_concurrent_runs if options.config and options.config.schedule else 1
 
 
-def stop(there: schedules.Schedules, delete: bool) -> str:
-    """Pauses or deletes what there is of a name; says what was done."""
-    if delete:
-        return "deleted" if schedules.delete_all(there) else "nothing to delete"
-    return "paused" if schedules.pause_all(there) else "nothing to pause"
+def stop(open_: Callable[[], schedules.Schedules], name: str, delete: bool, dry_run: bool, as_json: bool) -> None:
+    """Pauses or deletes what there is of a name, and says what was done; a dry run asks no service."""
+    if dry_run:
+        done = f"would be {'deleted' if delete else 'paused'}"
+    elif delete:
+        done = "deleted" if schedules.delete_all(open_()) else "nothing to delete"
+    else:
+        done = "paused" if schedules.pause_all(open_()) else "nothing to pause"
+    common.show(as_json, {"schedule": name, "done": done}, f"{name}: {done}.")
 
 
 if __name__ == "__main__":

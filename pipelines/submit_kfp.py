@@ -74,10 +74,13 @@ def schedule(
         from pipelines.kubeflow_api import Kubeflow, RecurringRuns, check_submission, recurring_run
 
         if pause or delete:
-            done = f"would be {'paused' if pause else 'deleted'}"
-            if not dry_run:
-                done = stop(RecurringRuns(Kubeflow(host, namespace), options.compiled.name, name), delete)
-            common.show(as_json, {"schedule": name, "done": done}, f"{name}: {done}.")
+            stop(
+                lambda: RecurringRuns(Kubeflow(host, namespace), options.compiled.name, name),
+                name,
+                delete,
+                dry_run,
+                as_json,
+            )
             return
         submission, when, digest = wanted(options, cron_line)
         check_submission(submission)

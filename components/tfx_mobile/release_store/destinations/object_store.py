@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import re
 import urllib.parse
 from typing import Any, ClassVar, Literal
@@ -116,8 +115,11 @@ class ObjectStoreDestination(Destination):
         parts = urllib.parse.urlsplit(value)
         if parts.scheme not in ("https", "http") or not parts.hostname:
             raise ValueError("not an address such as 'https://minio.example.com:9000'")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname):
-            raise ValueError("http would send models and signatures in the clear; use https")
+        if parts.scheme == "http":
+            from tfx_mobile.google_rest import is_loopback  # here: with it comes an HTTP client, which data do not need
+
+            if not is_loopback(value):
+                raise ValueError("http would send models and signatures in the clear; use https")
         return value.rstrip("/")
 
     def model_post_init(self, _: object) -> None:
@@ -172,10 +174,3 @@ class ObjectStoreDestination(Destination):
         """A part of the address; None if it has no such part."""
         match = next(filter(None, (pattern.fullmatch(self.url) for pattern in _URLS)))
         return match.groupdict().get(name)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
