@@ -24,6 +24,12 @@ from tfx_mobile.release_store.publishing import publish
 from tfx_mobile.release_store.signing import NO_KEYS
 from tfx_mobile.release_store.store import FollowResult, Store
 
+
+def acts(fake: FakeFirebaseML) -> list[str]:
+    """Methods of the requests that may have changed something, in order."""
+    return [request.method for request in fake.mutations]
+
+
 EMAIL = f"pusher@{PROJECT}.iam.gserviceaccount.com"
 PREFIX = "firebase_ml"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.firebase_ml import ALREADY_EXISTS, FAILED_PRECONDITION, NOT_FOUND, FakeFirebaseML
-from tests.fakes.firebase_project import IMPATIENT, Project, use_fake
+from tests.fakes.firebase_project import IMPATIENT, Project, acts, use_fake
 from tests.fakes.releases import CHANNEL, MODEL, model_bytes
 from tfx_mobile.errors import (
     ConflictError,
@@ -34,10 +34,6 @@ def fake() -> Iterator[FakeFirebaseML]:
 def project(tmp_path: Path, fake: FakeFirebaseML, monkeypatch: pytest.MonkeyPatch) -> Project:
     use_fake(monkeypatch, fake)
     return Project(tmp_path, fake)
-
-
-def acts(fake: FakeFirebaseML) -> list[str]:
-    return [request.method for request in fake.mutations]
 
 
 def test_a_storm_of_locks(project: Project, fake: FakeFirebaseML) -> None:

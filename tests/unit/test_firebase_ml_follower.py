@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.firebase_ml import PROJECT, FakeFirebaseML
-from tests.fakes.firebase_project import Project, use_fake
+from tests.fakes.firebase_project import Project, acts, use_fake
 from tests.fakes.http_server import Fault
 from tests.fakes.releases import CHANNEL, MODEL, model_bytes
 from tfx_mobile.errors import (
@@ -30,10 +30,6 @@ def fake() -> Iterator[FakeFirebaseML]:
 def project(tmp_path: Path, fake: FakeFirebaseML, monkeypatch: pytest.MonkeyPatch) -> Project:
     use_fake(monkeypatch, fake)
     return Project(tmp_path, fake)
-
-
-def acts(fake: FakeFirebaseML) -> list[str]:
-    return [request.method for request in fake.mutations]
 
 
 # --- the ordinary course ----------------------------------------------------------------------------------------------
